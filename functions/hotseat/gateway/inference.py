@@ -5,13 +5,14 @@ import time
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.api.model import ResponseModelName
 from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, Cancelled, HotseatError, Unreachable
+from hotseat.core.errors import Cancelled, HotseatError, Unreachable
 from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
@@ -23,10 +24,10 @@ from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.request_records import RequestRecords, request_record
-from hotseat.gateway.resident import resident_model
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
+from hotseat.gateway.unnamed_model import unnamed_model
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -184,32 +185,36 @@ class InferenceRequest:
 
     def _parsed(self, body: Body) -> None:
         """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
-        inference = self._inference
-        self._body = body
-        requested = body.model and inference.registry.known_name(body.model, self._route.tag)
-        target = self._model_route(requested)
+        inference, route, requested = self._inference, self._route, body.model
+        registry, self._body = inference.registry, body
+        if route.tag and requested:
+            requested = registry.known_name(requested, route.tag)
+        target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.model.shown_name
-        if self._unloads(target, body):
+        if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
-        routed = RoutedRequest(inference.registry, target, requested, self._route.capability, len(body.raw))
-        self._routed = routed
+        self._routed = routed = RoutedRequest(registry, target, requested, route.capability, len(body.raw))
         self._number = inference.records.begin(self)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
         loading = loading_of(self._head.loading, target)
-        routed.refuses = loading is Loading.REFUSE
-        translate = self._translator(routed)
-        if translate is None:
+        if loading is Loading.REFUSE:
+            routed.refuses = True
+        if route.translate is not None and self._translator(routed) is not None:
+            self._translate_early(routed, body, loading)
+        else:
             self._submit(routed, body, loading)
-            return
+
+    def _translate_early(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
+        """Translate the request before it can load anything, and submit it."""
         name, asked = _engine_name(routed), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
             self._ready = (name, asked, translation)
             self._submit(routed, body, loading)
 
-        self._translate(translate, body, name, asked, submit)
+        self._translate(routed, body, name, asked, submit)
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
@@ -229,25 +234,10 @@ class InferenceRequest:
             return self._route.upgrade
         return body.model is not None or not self._route.resident
 
-    def _model_route(self, name: str | None) -> ModelRoute:
-        registry = self._inference.registry
-        if name is not None:
-            return registry.find(name)
-        target = registry.default()
-        if target is None:
-            if self._route.resident:
-                return resident_model(registry, self._route.capability)
-            where = "query" if self._head.in_query else "body"
-            raise BadRequest(
-                f"The request {where} has no `model`, and the Workspace has no defaultModel.", param="model"
-            )
-        return target
-
-    def _unloads(self, target: ModelRoute, body: Body) -> bool:
+    def _unloads(self, unloads: Callable[[bytes], bool], target: ModelRoute, body: Body) -> bool:
         """Whether hotseat is to unload the Model. A server of its own that has the API may be told so itself."""
-        unloads = self._route.unloads
         external = target.model.spec.engine == "external" and has_api(target.model, self._route.api)
-        return unloads is not None and not external and unloads(body.raw)
+        return not external and unloads(body.raw)
 
     def _unload(self, target: ModelRoute, body: Body) -> None:
         inference, model, translate = self._inference, target.model, self._route.translate
@@ -315,20 +305,22 @@ class InferenceRequest:
         name = _engine_name(routed)
         if self._news is not None:
             self._news.end()
-        ready, self._ready, self._translation = self._ready, None, None
-        translate = self._translator(routed)
-        if translate is not None:
-            asked = _asked(routed, body)
-            if ready is not None and ready[:2] == (name, asked):
-                self._send_translated(routed, ready[2])
-            else:
-                self._translate(translate, body, name, asked, lambda made: self._send_translated(routed, made))
+        self._translation = None
+        if self._route.translate is not None and self._translator(routed) is not None:
+            self._relay_translated(routed, body, name)
         elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
             self._send(routed, self._head.rename(body, name))
         else:
-            self._run(lambda: self._head.rename(body, name), lambda raw: self._send(routed, raw))
+            self._run(partial(self._head.rename, body, name), partial(self._send, routed))
+
+    def _relay_translated(self, routed: RoutedRequest, body: Body, name: str) -> None:
+        asked, ready, self._ready = _asked(routed, body), self._ready, None
+        if ready is not None and ready[:2] == (name, asked):
+            self._send_translated(routed, ready[2])
+        else:
+            self._translate(routed, body, name, asked, partial(self._send_translated, routed))
 
     def _translator(self, routed: RoutedRequest) -> Translate | None:
         """Return what translates the request for the engine of its Model. None: it has the API itself."""
@@ -336,12 +328,14 @@ class InferenceRequest:
         return None if translate is None or has_api(routed.route.model, self._route.api) else translate
 
     def _translate(
-        self, translate: Translate, body: Body, name: str, asked: str, then: Callable[[Translation], None]
+        self, routed: RoutedRequest, body: Body, name: str, asked: str, then: Callable[[Translation], None]
     ) -> None:
+        translate = self._translator(routed)
+        assert translate is not None  # noqa: S101
         if len(body.raw) <= LARGE:
             then(translate(body.raw, name, asked))
         else:
-            self._run(lambda: translate(body.raw, name, asked), then)
+            self._run(partial(translate, body.raw, name, asked), then)
 
     def _send_translated(self, routed: RoutedRequest, translation: Translation) -> None:
         if not translation.path:
@@ -355,6 +349,7 @@ class InferenceRequest:
         head, translation, response = self._head, self._translation, self._response
         plain = response.begun or translation is not None
         target, fields, encoded = head.target, self._request.fields, None if plain else head.encoded
+        spec = routed.route.model.spec
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
@@ -364,13 +359,19 @@ class InferenceRequest:
             target,
             fields,
             raw,
-            routed.route.model.spec.lifecycle.response_start_timeout or None,
+            spec.lifecycle.response_start_timeout or None,
             plain=plain,
             encoded=encoded,
         )
         if head.in_query:
             self._put_into_query(call)
-        exchange = relay.Exchange(self._inference.connections, call, self._sink(routed), self._relayed, routed.headers)
+        as_it_is = (
+            translation is None
+            and routed.fallback_used is None
+            and spec.response_model_name is ResponseModelName.ENGINE
+        )
+        sink = response if as_it_is else self._sink(routed)
+        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
