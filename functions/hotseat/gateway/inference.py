@@ -557,7 +557,8 @@ class InferenceRequest:
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
-        record = self.record(status)
+        number, label, sample = self._number, self._route.label, self._sample
+        record = request_record(number, routed, label, self._started, seconds, status, sample)
         inference.records.end(record)
         if inference.request_log is not None:
             inference.request_log.write(record)
@@ -572,11 +573,12 @@ class InferenceRequest:
         assert self._routed is not None  # noqa: S101
         return self._routed.route.model.name
 
-    def record(self, status: int) -> RequestRecord:
-        """Return the record of the request if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
+    def record(self) -> RequestRecord:
+        """Return the record of the request, which goes on: its tokens are not known yet."""
         assert self._routed is not None  # noqa: S101
         sample = self._sample if self._exchange is None else self._exchange.sample
-        return request_record(self._number, self._routed, self._route.label, self._started, status, sample)
+        seconds = time.monotonic() - self._started
+        return request_record(self._number, self._routed, self._route.label, self._started, seconds, 0, sample)
 
     def cancel(self, error: HotseatError) -> None:
         """End the request. The client gets `error`."""
