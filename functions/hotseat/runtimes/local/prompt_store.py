@@ -141,7 +141,7 @@ class PromptStore:
     def room(self, workspace: str) -> int:
         """Return how many bytes a file of a Workspace may have: all others are deleted before for it if necessary."""
         with self._lock:
-            return self._free(workspace) + self._held(workspace) if workspace in self._settings else 0
+            return self._free(workspace) + self._held(workspace)
 
     def add(self, new: SavedSlot) -> list[SavedSlot]:
         """Add a file that was written, instead of the last one of its slot. Return what was deleted to keep the limit."""
@@ -235,7 +235,10 @@ class PromptStore:
 
     def _free(self, workspace: str) -> int:
         """Return how many bytes can be written beside those that are held. Less than 0: too many are."""
-        settings, free = self._settings[workspace], self._limits.get(workspace, 0) - self._held(workspace)
+        settings = self._settings.get(workspace)
+        if settings is None:  # its document was deleted or renamed while an engine of it saves
+            return 0
+        free = self._limits.get(workspace, 0) - self._held(workspace)
         with suppress(OSError):
             free = min(free, shutil.disk_usage(self._roots[settings.on_disk]).free)
         return free if settings.on_disk else min(free, psutil.virtual_memory().available // MEMORY_SHARE)

@@ -265,6 +265,14 @@ def test_of_a_file_that_is_replaced_no_other_has_to_make_room(shelf: Shelf) -> N
     assert names(shelf.store.make_room("w", 700)) == ["b0"]
 
 
+def test_a_workspace_whose_document_is_gone_has_no_room(shelf: Shelf) -> None:
+    shelf.save("a", size=300)
+    shelf.store.configure({})
+    assert (shelf.held(), shelf.store.room("w")) == ([], 0)
+    assert shelf.store.make_room("w", 100) == []
+    assert shelf.store.trim("w", 100) == []
+
+
 def test_room_is_made_on_a_disk_that_others_fill(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.save("a", size=300)
     shelf.save("b", size=300)
