@@ -118,8 +118,6 @@ EVENT_TYPES: Mapping[str, EventType] = {
                 "seconds": "time that it took",
                 "tokens": "tokens that were saved; unchanged slots are not saved again",
                 "bytes": "bytes that were saved",
-                "hits": "restored slots in which a conversation went on",
-                "spared": "tokens of their prompts that were not processed again",
             },
         ),
         EventType(

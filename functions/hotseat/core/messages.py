@@ -415,8 +415,6 @@ class PromptsSaved:
     epoch: int
     tokens: int = 0
     size: int = 0  # bytes
-    hits: int = 0  # restored slots in which a conversation went on
-    spared: int = 0  # tokens of their prompts that were not processed again
 
 
 @dataclass(frozen=True, slots=True)

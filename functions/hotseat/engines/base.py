@@ -57,7 +57,6 @@ class Slot:
     id: int
     used: bool  # a request has used it since the engine started
     tokens: int | None = None  # in its cache, after its last request; None: not known
-    reused: int = 0  # tokens of the prompt of its last request that it took from its cache
 
 
 class EngineError(ValueError):

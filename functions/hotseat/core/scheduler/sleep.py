@@ -146,7 +146,7 @@ class SleepManager:
 
     def wake(self, instance: Instance, spec: SchedulingSpec, now: float) -> list[SchedulerCommand]:
         """Tell a parked instance to wake. From now on it claims what its document says."""
-        self.history.load_started(instance.model, now)
+        self.history.load_started(instance.model, now, woken=True)
         instance.turn += 1
         instance.asleep, instance.spec = False, spec
         self.state.transition(instance, Trigger.WAKE, now)
