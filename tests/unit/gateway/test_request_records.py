@@ -13,6 +13,7 @@ from hotseat.gateway import request_records
 from hotseat.gateway.request_records import RequestRecords, request_record, switches_during
 from hotseat.gateway.wait_headers import NO_LIMITS
 from hotseat.telemetry.answer_figures import AnswerSample
+from tests.unit.gateway.conftest import Gone
 from tests.unit.gateway.http.running import eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, sized
@@ -142,9 +143,7 @@ def test_one_in_flight_is_cancelled_and_its_engine_is_told(router: Router, begun
     eventually(lambda: router.counts() == {"410": 1})
 
 
-def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(router: Router, gone: Gone) -> None:
     external(router, gone.address, "30s")
     with Client(router, post(CHAT)) as client:
         eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
