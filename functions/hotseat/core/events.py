@@ -103,6 +103,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
                 "instance": "ID of the instance",
                 "seconds": "time from the request to sleep until the verification",
                 "memory": "bytes of host memory that it holds while parked, or null",
+                "keeps_prompts": "whether its prompt cache is there after it wakes, or null if that is not known",
             },
         ),
         EventType(

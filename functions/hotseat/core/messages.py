@@ -393,6 +393,7 @@ class InstanceParked:
     epoch: int
     turn: int
     memory: int | None = None  # bytes of host memory that its processes hold; None: not known
+    keeps_prompts: bool | None = None  # its prompt cache is there after it wakes; None: not known
 
 
 @dataclass(frozen=True, slots=True)

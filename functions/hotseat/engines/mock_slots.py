@@ -37,6 +37,11 @@ class MockSlots:
             self.tokens, self.seconds = self.tokens + len(prompt) - shared[number], self.seconds + seconds
             return shared[number], seconds
 
+    def clear(self) -> None:
+        """Forget all prompts."""
+        with self._lock:
+            self._words = [[] for _ in self._words]
+
     def rows(self) -> list[dict[str, Any]]:
         """Return what GET /slots answers."""
         with self._lock:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.engines.base import Placement, SavesPrompts, Slot, load_engine, prompt_saver
+from hotseat.engines.base import Placement, SavesPrompts, Slot, keeps_prompts_asleep, load_engine, prompt_saver
 from hotseat.engines.llamacpp import LlamaCpp
 from hotseat.engines.mock import Mock
 from hotseat.engines.mock_slots import MockSlots, SlotProblem
@@ -160,3 +160,20 @@ def test_the_mock_keeps_what_its_slots_hold(tmp_path: Path) -> None:
     assert again.take({"prompt": "one two three four"}, 0) == (3, 0.0)
     with pytest.raises(SlotProblem):
         again.restore(0, "b")
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        (model("vllm", source="hf://a/b"), False),
+        (model("vllm", source="hf://a/b", vllm={"sleepLevel": 2}), False),
+        (model("vllm", source="hf://a/b", vllm={"kvConnector": {"name": "OffloadingConnector"}}), True),
+        (model("mock"), True),
+        (model("mock", args=["--sleep-clears-slots"]), False),
+        (model("mock", lifecycle={"sleep": [{"path": "/x"}], "wake": [{"path": "/y"}]}), None),
+        (llama(), None),
+        (model("of-a-package-that-is-not-here"), None),
+    ],
+)
+def test_what_is_known_of_the_cache_of_an_engine_that_slept(document: Model, kept: bool | None) -> None:
+    assert keeps_prompts_asleep(document) is kept

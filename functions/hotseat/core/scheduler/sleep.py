@@ -142,6 +142,7 @@ class SleepManager:
         self.history.released(instance.model, s.now)
         self.state.transition(instance, Trigger.PARKED, s.now)
         data = {"instance": instance.id, "seconds": round(seconds, 4), "memory": self.memory_of(instance) or None}
+        data["keeps_prompts"] = s.keeps_prompts
         return [Emit("model.parked", instance.model, data)]
 
     def wake(self, instance: Instance, spec: SchedulingSpec, now: float) -> list[SchedulerCommand]:
