@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hotseat.api.types import Json
-from hotseat.kube.constants import CRDS, PORT
+from hotseat.kube.constants import ADMIN_PORT, CRDS, PORT
 
 from .harness import ROOT, Guard, Hotseat, model, wait_until, workspace
 from .test_objects import Weights
@@ -57,7 +57,11 @@ def cached(hotseat: Hotseat, name: str, said: str = LONG) -> int:
 
 def of_switcher(hotseat: Hotseat) -> dict[str, float]:
     """Read the metrics of prompt caches of the switcher."""
-    connection = http.client.HTTPConnection(hotseat.component("switcher")["status"]["podIP"], PORT, timeout=10)
+    return metrics_of(hotseat, "switcher", PORT)
+
+
+def metrics_of(hotseat: Hotseat, component: str, port: int) -> dict[str, float]:
+    connection = http.client.HTTPConnection(hotseat.component(component)["status"]["podIP"], port, timeout=10)
     try:
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
@@ -82,9 +86,12 @@ def test_a_conversation_goes_on_where_it_was(hotseat: Hotseat, guard: Guard) -> 
     shown = hotseat.request("GET", "/api/switches").body["switches"][-1]
     assert (shown["saved"], shown["restored"]) == (201_000, 200_000)
     found = of_switcher(hotseat)
-    assert found['hotseat_prompt_cache_hits_total{model="a"}'] == 1
     assert found['hotseat_prompt_cache_bytes{model="a",workspace="default"}'] == 201_000
     assert not [name for name in found if "dropped_total" in name]
+    answered = metrics_of(hotseat, "router", ADMIN_PORT)  # it has the answers
+    for name in "ab":
+        assert answered[f'hotseat_prompt_cache_hits_total{{model="{name}"}}'] == 1
+        assert answered[f'hotseat_prompt_cache_tokens_spared_total{{model="{name}"}}'] == 200
 
 
 def test_the_files_are_for_nobody_else(hotseat: Hotseat) -> None:

@@ -84,6 +84,10 @@ def test_an_answer_after_a_switch_is_that_of_an_uninterrupted_conversation(up: U
     restored = hotseat.events("model.prompts_restored", "a")[0]["data"]
     assert (saved["tokens"], saved["bytes"]) == (restored["tokens"], restored["bytes"])
     assert saved["bytes"] > 1000 * whole
+    metrics = hotseat.metrics()
+    assert metrics["hotseat_prompt_cache_hits_total", "a"] == 1
+    assert metrics["hotseat_prompt_cache_tokens_spared_total", "a"] == talk.cached > 0.9 * whole
+    assert metrics["hotseat_prompt_cache_hits_total", "b"] == 1
 
 
 def test_a_conversation_that_goes_on_elsewhere_is_answered_as_if_nothing_had_been_kept(up: Up) -> None:

@@ -77,6 +77,23 @@ def test_parked_models_are_counted_apart(up: Up) -> None:
     )
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_parked_engine_says_whether_it_keeps_its_prompts(up: Up, kept: bool) -> None:
+    slots = ["--slots", "2", *([] if kept else ["--sleep-clears-slots"])]
+    hotseat = up(*(sleepy(name, *slots) for name in "ab"))
+    said = "one two three four"
+    for name in "ab":
+        hotseat.ask(name, said)
+    (sleeper,) = hotseat.get("/running").json()["parked"]
+    assert (sleeper["model"], sleeper["keeps_prompts"]) == ("a", kept)
+    assert hotseat.wait_event("model.parked", "a")["data"]["keeps_prompts"] is kept
+    usage = hotseat.ask("a", said).json()["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == (4 if kept else 0)
+    metrics = hotseat.metrics()
+    spared = [metrics.get((f"hotseat_prompt_cache_{each}_total", "a"), 0) for each in ("hits", "tokens_spared")]
+    assert spared == ([1, 4] if kept else [0, 0])
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

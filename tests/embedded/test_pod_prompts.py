@@ -139,7 +139,6 @@ def test_the_next_pod_goes_on_where_the_last_one_was(pods: Pods, engine: str, ar
         assert pod.cached(talk, "And then?") > 0.9 * restored.tokens
         again = pod.save()
         assert again.tokens > saved.tokens
-        assert again.hits == (engine == "mock")  # llama-server forgets it with the end of the request
     pods.files = PromptFiles()  # of another switcher
     pods.files.set_limit("default", 2**30)
     with pods.run(first) as pod:

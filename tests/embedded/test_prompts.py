@@ -40,10 +40,11 @@ def test_a_conversation_goes_on_where_it_was(up: Up) -> None:
     assert files(hotseat) == {"a": 200_000, "b": 200_000}
     assert cached(hotseat, "b", f"{LONG} and") == 200
     saved = hotseat.wait_event("model.prompts_saved", "a", count=2)["data"]
-    assert (saved["hits"], saved["spared"], saved["bytes"]) == (1, 200, 201_000)
+    assert saved["bytes"] == 201_000
     metrics = hotseat.metrics()
-    assert metrics["hotseat_prompt_cache_hits_total", "a"] == 1
-    assert metrics["hotseat_prompt_cache_tokens_spared_total", "a"] == 200
+    for name in "ab":
+        assert metrics["hotseat_prompt_cache_hits_total", name] == 1
+        assert metrics["hotseat_prompt_cache_tokens_spared_total", name] == 200
     assert metrics["hotseat_prompt_cache_bytes", "a", "default"] == 201_000
     hotseat.wait_event("switch.completed", count=4)
     *_, phases = (event["data"]["phases"] for event in hotseat.events("switch.completed"))

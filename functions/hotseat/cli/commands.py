@@ -86,7 +86,7 @@ def ps(ctx: click.Context, output: str) -> None:
     if output == "wide" and body.get("prompts"):
         text += "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
     if body.get("parked"):
-        text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked_rows(body))
+        text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -166,6 +166,7 @@ def _parked_rows(body: Row) -> list[list[str]]:
             row["workspace"],
             "" if row.get("memory") is None else format_bytes(row["memory"]),
             since(row.get("since")),
+            {True: "kept", False: "lost"}.get(row.get("keeps_prompts"), ""),
         ]
         for row in body["parked"]
     ]

@@ -103,6 +103,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
                 "instance": "ID of the instance",
                 "seconds": "time from the request to sleep until the verification",
                 "memory": "bytes of host memory that it holds while parked, or null",
+                "keeps_prompts": "whether its prompt cache is there after it wakes, or null if that is not known",
             },
         ),
         EventType(
@@ -118,8 +119,6 @@ EVENT_TYPES: Mapping[str, EventType] = {
                 "seconds": "time that it took",
                 "tokens": "tokens that were saved; unchanged slots are not saved again",
                 "bytes": "bytes that were saved",
-                "hits": "restored slots in which a conversation went on",
-                "spared": "tokens of their prompts that were not processed again",
             },
         ),
         EventType(

@@ -393,6 +393,7 @@ class InstanceParked:
     epoch: int
     turn: int
     memory: int | None = None  # bytes of host memory that its processes hold; None: not known
+    keeps_prompts: bool | None = None  # its prompt cache is there after it wakes; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,8 +416,6 @@ class PromptsSaved:
     epoch: int
     tokens: int = 0
     size: int = 0  # bytes
-    hits: int = 0  # restored slots in which a conversation went on
-    spared: int = 0  # tokens of their prompts that were not processed again
 
 
 @dataclass(frozen=True, slots=True)

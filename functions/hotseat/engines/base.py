@@ -42,12 +42,14 @@ class Sleep:
     """The requests by which an engine sleeps and wakes.
 
     They are made in order; each is answered by 2xx once it is done. `state_path`: path whose GET
-    answers `{"is_sleeping": true}` or false; None if the engine has none.
+    answers `{"is_sleeping": true}` or false; None if the engine has none. `keeps_prompts`: whether its prompt cache
+    is there after the wake; None: it is not known.
     """
 
     sleep: tuple[EngineCall, ...]
     wake: tuple[EngineCall, ...]
     state_path: str | None = None
+    keeps_prompts: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,6 @@ class Slot:
     id: int
     used: bool  # a request has used it since the engine started
     tokens: int | None = None  # in its cache, after its last request; None: not known
-    reused: int = 0  # tokens of the prompt of its last request that it took from its cache
 
 
 class EngineError(ValueError):
@@ -160,6 +161,15 @@ def load_engine(name: str) -> Engine:
 def has_api(model: Model, api: Api) -> bool:
     """Whether the engine of a Model has this API itself. An engine that is not installed here is assumed to have OpenAI's only."""
     return api in (model.spec.apis or _apis(model.spec.engine))
+
+
+def keeps_prompts_asleep(model: Model) -> bool | None:
+    """Return whether the prompt cache of a Model is there after it was parked and woke. None: it is not known."""
+    try:
+        sleep = sleep_of(load_engine(model.spec.engine), model)
+    except KeyError:
+        return None
+    return None if sleep is None else sleep.keeps_prompts
 
 
 @lru_cache(maxsize=64)

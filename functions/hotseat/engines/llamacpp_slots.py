@@ -28,7 +28,6 @@ class LlamaCppSlots:
                     int(row["id"]),
                     "id_task" in row and (row["id_task"] != -1 or "n_prompt_tokens" not in row),
                     int(row["n_prompt_tokens"]) if "n_prompt_tokens" in row else None,
-                    int(row.get("n_prompt_tokens_cache", 0)),
                 )
                 for row in rows
             ]

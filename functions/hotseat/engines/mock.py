@@ -52,9 +52,10 @@ class Mock(LlamaCppSlots):
         """Return the bytes in a response of that path."""
         return int(parse_quantity(str(json.loads(body).get("memory", 0))))
 
-    def sleep(self, model: Model) -> Sleep:  # noqa: ARG002
+    def sleep(self, model: Model) -> Sleep:
         """Return the requests for sleep, which are those of vLLM."""
-        return Sleep((EngineCall(path="/sleep?level=1"),), (EngineCall(path="/wake_up"),), "/is_sleeping")
+        kept = "--sleep-clears-slots" not in model.spec.args
+        return Sleep((EngineCall(path="/sleep?level=1"),), (EngineCall(path="/wake_up"),), "/is_sleeping", kept)
 
     def cannot_save_prompts(self, model: Model) -> str:
         """Return that it has no slots, or an empty string."""

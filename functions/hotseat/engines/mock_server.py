@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop-time", type=float, default=0.0, metavar="S", help="time from SIGTERM to its end")
     add("--memory", default="0", metavar="QUANTITY", help="taken; shown in /stats")
     add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
+    add("--sleep-clears-slots", action="store_true", help="its slots are empty after it slept")
     add("--sleep-time", type=float, default=0.0, metavar="S")
     add("--wake-time", type=float, default=0.0, metavar="S")
     add("--slots", type=int, default=0, metavar="N", help="prompt caches that can be saved, a word being a token")
@@ -321,6 +322,8 @@ class MockServer:
     def _enter_sleep(self) -> None:
         time.sleep(self.options.sleep_time)
         self.sleeping = True
+        if self.slots and self.options.sleep_clears_slots:
+            self.slots.clear()
         self.locks.free()
         self.log("sleep")
         if "die-asleep" in self.faults:

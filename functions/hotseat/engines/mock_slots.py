@@ -32,14 +32,15 @@ class MockSlots:
             shared = [_shared(words, prompt) for words in self._words]
             number = min(range(len(shared)), key=lambda i: (-shared[i], self._last_used[i]))
             self._words[number], self._last_used[number] = prompt, time.monotonic()
-            self._rows[number] |= {
-                "id_task": 1,
-                "n_prompt_tokens": len(prompt),
-                "n_prompt_tokens_cache": shared[number],
-            }
+            self._rows[number] |= {"id_task": 1, "n_prompt_tokens": len(prompt)}
             seconds = (len(prompt) - shared[number]) / rate if rate else 0.0
             self.tokens, self.seconds = self.tokens + len(prompt) - shared[number], self.seconds + seconds
             return shared[number], seconds
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        with self._lock:
+            self._words = [[] for _ in self._words]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what GET /slots answers."""

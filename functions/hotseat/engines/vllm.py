@@ -66,14 +66,16 @@ class Vllm:
     def sleep(self, model: Model) -> Sleep:
         """Return the requests for sleep.
 
-        From level 2, vLLM wakes without weights, and must load them before its KV cache.
+        From level 2, vLLM wakes without weights, and must load them before its KV cache. Each level discards
+        that; a connector has a copy.
         """
         level = (model.spec.vllm and model.spec.vllm.sleep_level) or 1
         wake: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
         if level > 1:
             reload = EngineCall(path="/collective_rpc", body='{"method": "reload_weights"}')
             wake = (EngineCall(path="/wake_up?tags=weights"), reload, EngineCall(path="/wake_up?tags=kv_cache"))
-        return Sleep((EngineCall(path=f"/sleep?level={level}"),), wake, "/is_sleeping")
+        kept = model.spec.vllm is not None and model.spec.vllm.kv_connector is not None
+        return Sleep((EngineCall(path=f"/sleep?level={level}"),), wake, "/is_sleeping", kept)
 
 
 def command_line(model: Model, placement: Placement) -> tuple[str, ...]:

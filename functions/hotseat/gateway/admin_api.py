@@ -18,6 +18,7 @@ from hotseat.core.events import shown_replica_name
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
+from hotseat.engines.base import keeps_prompts_asleep
 from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
@@ -204,6 +205,7 @@ def _parked(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[s
     """Yield parked instances, which hold host memory only."""
     for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
+            route = registry.routes().get(resident.model)
             yield {
                 "model": registry.shown_name(resident.model),
                 "since": rfc3339(resident.since) if resident.since else None,
@@ -211,6 +213,7 @@ def _parked(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[s
                 "instance": resident.instance,
                 "epoch": resident.epoch,
                 "memory": resident.memory,
+                "keeps_prompts": None if route is None else keeps_prompts_asleep(route.model),
                 "story": _story(resident),
             }
 

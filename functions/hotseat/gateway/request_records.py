@@ -17,8 +17,10 @@ from hotseat.gateway.captures import Captures
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.telemetry.answer_figures import AnswerSample
 from hotseat.telemetry.logs import RequestRecord
+from hotseat.telemetry.metrics import PROMPT_HITS, SPARED_TOKENS
 
 KEPT = 100  # ended requests. Many more would push what serves requests out of the caches of the CPU
+HIT_SHARE = 2  # a conversation went on if at least this part (1/n) of its prompt was kept
 
 
 class RunningRequest(Protocol):
@@ -50,7 +52,7 @@ class RequestRecords:
         self._uncounted: deque[RequestRecord] | None = (
             None  # whose tokens are to be counted; None: nobody wants to know yet
         )
-        self._tokens: Counter[tuple[str, str]] = Counter()  # by model and kind
+        self._tokens: Counter[tuple[str, str]] = Counter()  # by model and kind, with the hits of prompts that were kept
         self._lock = threading.Lock()  # over the tokens
         self._process = secrets.token_hex(3)  # so that an id means no request of another process
 
@@ -87,7 +89,7 @@ class RequestRecords:
         return [self._row(registry, each) for each in self._owner.call(read)]
 
     def tokens(self) -> Mapping[tuple[str, str], int]:
-        """Return the tokens so far, by metadata.name and kind.
+        """Return the tokens so far, by metadata.name and kind, and the hits of prompts that were kept over a switch.
 
         They are counted when somebody wants to know, off the event loop, because to read the figures of an answer takes longer than
         all else that is noted of a request.
@@ -109,6 +111,9 @@ class RequestRecords:
             for kind in ("prompt", "cached", "completion"):
                 if found := measured[f"{kind}_tokens"]:
                     self._tokens[record.model, kind] += int(found)
+            if record.kept_prompts and (cached := measured["cached_tokens"]):
+                self._tokens[record.model, SPARED_TOKENS] += int(cached)
+                self._tokens[record.model, PROMPT_HITS] += HIT_SHARE * cached >= (measured["prompt_tokens"] or 0)
 
     def cancel(self, name: str) -> None:
         """Cancel a request. Raise NotFound if none has this id, or if it has ended."""
@@ -174,9 +179,11 @@ def request_record(  # noqa: PLR0917 — called once for each request
 ) -> RequestRecord:
     """Return the record of a request that began at `started`, if it ended after so many seconds. Status 0: it goes on."""
     model, begun, used = routed.route.model.name, routed.dispatched, routed.fallback_used
-    options, switch = routed.options, None
+    options, switch, kept = routed.options, None, False
     if begun is None or routed.held:
-        switch = switch_seconds(routed.route.handle.switches(), model, routed.began, begun or started + seconds)
+        found = switches_during(routed.route.handle.switches(), model, routed.began, begun or started + seconds)
+        switch = sum((seconds for _, seconds in found), 0.0)
+        kept = any(each.restored or each.woken for each, _ in found)
     return RequestRecord(
         time.time() - seconds,
         model,
@@ -191,16 +198,18 @@ def request_record(  # noqa: PLR0917 — called once for each request
         sample.began - started if sample is not None and sample.stream else None,
         sample if status else None,
         number,
+        kept,
     )
 
 
-def switch_seconds(switches: Sequence[Switch], model: str, began: float, until: float) -> float:
-    """Return the seconds between two times in which there was a switch to the Model. `switches`: the oldest first."""
-    seconds = 0.0
+def switches_during(switches: Sequence[Switch], model: str, began: float, until: float) -> list[tuple[Switch, float]]:
+    """Return the switches to the Model between two times, with their seconds in it. `switches`: the oldest first."""
+    found = []
     for switch in reversed(switches):
         if switch.ended is not None and switch.ended < began:
             break
         if switch.to == model:
             end = until if switch.ended is None else min(switch.ended, until)
-            seconds += max(0.0, end - max(switch.decided, began))
-    return seconds
+            if (seconds := end - max(switch.decided, began)) > 0:
+                found.append((switch, seconds))
+    return found

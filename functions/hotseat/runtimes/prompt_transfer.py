@@ -21,7 +21,6 @@ from hotseat.runtimes.engine_http import EngineRefused, EngineRequest, EngineUnr
 MARGIN = 0.9  # of the timeout: the answer has to be there by then
 WATCH_PAUSE = 0.02  # seconds between two looks at the size of a file that is being written
 END_TIME = 0.25  # seconds in which the end of an engine that closed its connection is reported by its supervisor
-TRUE_HIT = 2  # a conversation went on if at least this part (1/n) of a restored slot was used
 
 LEAST_MEASURED = 2**20  # bytes from which on a transfer says something about its rate
 HOPE = 1.5  # a rate may be so much higher than it was measured last, and a token so much smaller
@@ -80,8 +79,6 @@ class Moved:
 
     tokens: int = 0
     size: int = 0  # bytes
-    hits: int = 0
-    spared: int = 0  # tokens
     dropped: list[tuple[str, str, int, int, str]] = field(default_factory=list)  # reason, message, tokens, bytes, Model
 
     def drop(self, reason: str, message: str, tokens: int = 0, size: int = 0, model: str = "") -> None:
@@ -113,7 +110,6 @@ class EnginePrompts(ABC):
 
     def __init__(self, engine: SavesPrompts, clock: Callable[[], float] = time.time) -> None:
         self._engine, self._clock = engine, clock
-        self._restored: dict[int, int] = {}  # tokens by slot
         self._restoring: int | None = None
         self._writing: _Writing | None = None
 
@@ -189,7 +185,6 @@ class EnginePrompts(ABC):
                 self._drop_unrestored(slot, "RestoreFailed", str(problem), moved)
                 continue
             rates.record_restore(size, time.monotonic() - began)
-            self._restored[slot] = tokens
             self._mark_restored(slot, tokens, size, now)
             moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
         self._restoring = None
@@ -214,9 +209,6 @@ class EnginePrompts(ABC):
                 rate = None
         now = self._clock()
         for slot in sorted(used, key=lambda each: -(each.tokens or 0)):
-            if slot.id in self._restored and slot.reused:
-                moved.hits += TRUE_HIT * slot.reused >= self._restored[slot.id]
-                moved.spared += min(slot.reused, self._restored[slot.id])
             if reason := self._unworthy(slot, rate, until - time.monotonic()):
                 self._discard(slot.id)
                 moved.dropped += [(*reason, slot.tokens or 0, 0, "")] if slot.tokens else []
@@ -401,8 +393,7 @@ class PromptTransfer:
         said: list[Observation] = [PromptsDropped(now, order.instance, order.epoch, *each) for each in moved.dropped]
         if isinstance(order, RestorePrompts):
             return [*said, PromptsRestored(now, order.instance, order.epoch, moved.tokens, moved.size)]
-        saved = (moved.tokens, moved.size, moved.hits, moved.spared)
-        return [*said, PromptsSaved(now, order.instance, order.epoch, *saved)]
+        return [*said, PromptsSaved(now, order.instance, order.epoch, moved.tokens, moved.size)]
 
     def fail(self) -> None:
         """Delete what was being restored: the engine has ended, whatever of it was the cause."""

@@ -69,6 +69,7 @@ class RequestRecord:
     ttft: float | None = None  # seconds from its arrival until the first bytes of a stream; None: it is none
     sample: AnswerSample | None = None  # None: no engine has answered
     number: int = 0  # of the request, in this process
+    kept_prompts: bool = False  # it waited for a switch after which its engine had prompts of before
 
     def measured(self) -> dict[str, int | float | None]:
         """Return the times and tokens of its answer, by their names in the log. Call it off the event loop."""

@@ -56,11 +56,11 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_parks": ("Attempts to put an engine to sleep, by outcome.", ("model", "outcome")),
     "hotseat_prompt_cache_dropped": ("Prompt caches that were not kept, by reason.", ("model", "reason")),
     "hotseat_prompt_cache_hits": (
-        "Restored slots in which a conversation went on. Counted when their prompts are saved again.",
+        "Requests that waited for a switch after which their engine still had at least half of their prompt. Counted as hotseat_tokens.",
         ("model",),
     ),
     "hotseat_prompt_cache_tokens_spared": (
-        "Tokens of prompts that were not processed again because their slot was restored. Counted with the hits.",
+        "Tokens of prompts that requests which waited for a switch found in the cache after it. Counted as hotseat_tokens.",
         ("model",),
     ),
     "hotseat_wakes": ("Attempts to wake a parked engine, by outcome.", ("model", "outcome")),
@@ -77,6 +77,8 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_wake_seconds": ("Time from the request to wake until the engine answered.", ("model",)),
 }
 _REQUESTS, _REQUEST_SECONDS, _TOKENS = "hotseat_requests", "hotseat_request_seconds", "hotseat_tokens"
+PROMPT_HITS, SPARED_TOKENS = "hotseat_prompt_cache_hits", "hotseat_prompt_cache_tokens_spared"
+_OF_TOKENS = (_TOKENS, PROMPT_HITS, SPARED_TOKENS)
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
@@ -121,7 +123,7 @@ class Metrics:
         counters = {
             n: Counter(n, text, labels, registry=registry)
             for n, (text, labels) in _COUNTERS.items()
-            if n not in {_REQUESTS, _TOKENS}
+            if n not in {_REQUESTS, *_OF_TOKENS}
         }
         histograms = {
             n: Histogram(n, text, labels, registry=registry, buckets=_SECONDS)
@@ -132,8 +134,6 @@ class Metrics:
         self._fallbacks = counters["hotseat_fallbacks"]
         self._failures = counters["hotseat_model_failures"]
         self._dropped_prompts = counters["hotseat_prompt_cache_dropped"]
-        self._prompt_hits = counters["hotseat_prompt_cache_hits"]
-        self._spared_tokens = counters["hotseat_prompt_cache_tokens_spared"]
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
         self._loads = histograms["hotseat_load_seconds"]
@@ -157,7 +157,10 @@ class Metrics:
         self._requests.add(model, route, status)
 
     def read_tokens(self, tokens: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-        """Set the function that returns the tokens so far, by model and kind. It is called at each scrape."""
+        """Set the function that returns the tokens so far, by model and kind. It is called at each scrape.
+
+        PROMPT_HITS and SPARED_TOKENS are kinds as well, but metrics of their own.
+        """
         self._requests.tokens = tokens
 
     def fallback(self, model: str, fallback: str, reason: str) -> None:
@@ -182,9 +185,6 @@ class Metrics:
                 self._sleep_metrics[data["reason"][:4]][0].labels(model=subject, outcome="failed").inc()
         elif kind == event_type("model.prompts_dropped"):
             self._dropped_prompts.labels(model=subject, reason=data["reason"]).inc()
-        elif kind == event_type("model.prompts_saved"):
-            self._prompt_hits.labels(model=subject).inc(data["hits"])
-            self._spared_tokens.labels(model=subject).inc(data["spared"])
         elif kind in _SLEEP_EVENTS:
             count, seconds = self._sleep_metrics[_SLEEP_EVENTS[kind]]
             count.labels(model=subject, outcome="completed").inc()
@@ -226,25 +226,29 @@ class _RequestCollector(Collector):
     def describe(self) -> Iterable[Metric]:
         return self._families()
 
-    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily]:
+    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily, *tuple[CounterMetricFamily, ...]]:
         text, labels = _COUNTERS[_REQUESTS]
         seconds, by = _HISTOGRAMS[_REQUEST_SECONDS]
         return (
             CounterMetricFamily(_REQUESTS, text, labels=labels),
             HistogramMetricFamily(_REQUEST_SECONDS, seconds, labels=by),
-            CounterMetricFamily(_TOKENS, _COUNTERS[_TOKENS][0], labels=_COUNTERS[_TOKENS][1]),
+            *(CounterMetricFamily(name, _COUNTERS[name][0], labels=_COUNTERS[name][1]) for name in _OF_TOKENS),
         )
 
     def collect(self) -> Iterable[Metric]:
-        requests, times, tokens = self._families()
+        requests, times, *others = self._families()
+        of_tokens = dict(zip(_OF_TOKENS, others, strict=True))
         for (model, route, status), count in self._counts.copy().items():
             requests.add_metric([model, route, str(status)], count)
         for model, row in self._seconds.copy().items():
             bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
             times.add_metric([model], list(zip(bounds, accumulate(row), strict=True)), self._sums[model])
-        for labels, count in self.tokens().items():
-            tokens.add_metric(labels, count)
-        return requests, times, tokens
+        for (model, kind), count in self.tokens().items():
+            if kind in of_tokens:
+                of_tokens[kind].add_metric([model], count)
+            else:
+                of_tokens[_TOKENS].add_metric([model, kind], count)
+        return requests, times, *others
 
 
 class _GaugeCollector(Collector):

@@ -126,12 +126,16 @@ def test_ps_wide_tells_how_each_engine_came_to_its_state(fake, hotseat, running)
 
 def test_ps_shows_parked_models_apart(fake, hotseat, running):
     parked = {"model": "llama", "workspace": "default", "since": ago(seconds=70), "memory": 3 * 2**29}
-    fake.answers["GET /running"] |= {"parked": [parked, parked | {"model": "phi", "memory": None}], "waiting": []}
+    fake.answers["GET /running"] |= {"waiting": []}
+    phi = parked | {"model": "phi", "memory": None, "keeps_prompts": True}
+    gemma = parked | {"model": "gemma", "keeps_prompts": False}
+    fake.answers["GET /running"]["parked"] = [parked, phi, gemma]
     assert rows(hotseat("ps").stdout)[3:] == [
         [""],
-        ["PARKED", "WORKSPACE", "MEMORY", "AGE"],
-        ["llama", "default", "1.5Gi", "1m10s"],
-        ["phi", "default", "-", "1m10s"],
+        ["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"],
+        ["llama", "default", "1.5Gi", "1m10s", "-"],
+        ["phi", "default", "-", "1m10s", "kept"],
+        ["gemma", "default", "1.5Gi", "1m10s", "lost"],
     ]
     assert hotseat("ps", "-o", "name").stdout == "qwen\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.engines.base import Placement, SavesPrompts, Slot, load_engine, prompt_saver
+from hotseat.engines.base import Placement, SavesPrompts, Slot, keeps_prompts_asleep, load_engine, prompt_saver
 from hotseat.engines.llamacpp import LlamaCpp
 from hotseat.engines.mock import Mock
 from hotseat.engines.mock_slots import MockSlots, SlotProblem
@@ -120,8 +120,8 @@ def test_requests_and_answers() -> None:
     assert engine.restore(0, "b").path == "/slots/0?action=restore"
     assert engine.read_transfer(b'{"n_saved": 5, "n_written": 70}') == (5, 70)
     assert engine.read_transfer(b'{"n_restored": 5, "n_read": 70}') == (5, 70)
-    rows = [{"id": 0}, {"id": 1, "id_task": 7, "n_prompt_tokens": 40, "n_prompt_tokens_cache": 30}]
-    assert engine.read_slots(json.dumps(rows).encode()) == [Slot(0, False), Slot(1, True, 40, 30)]
+    rows = [{"id": 0}, {"id": 1, "id_task": 7, "n_prompt_tokens": 40}]
+    assert engine.read_slots(json.dumps(rows).encode()) == [Slot(0, False), Slot(1, True, 40)]
     assert engine.read_slots(b'[{"id": 0, "id_task": -1, "prompt": "a"}]') == [Slot(0, True)]  # of an earlier version
     assert engine.read_slots(b'[{"id": 0, "id_task": -1, "n_prompt_tokens": 0}]') == [Slot(0, False, 0)]
     assert (
@@ -152,7 +152,6 @@ def test_the_mock_keeps_what_its_slots_hold(tmp_path: Path) -> None:
     assert slots.take(first, 10) == (0, 0.3)
     assert slots.take(second, 10) == (0, 0.3)
     assert slots.take(first, 10) == (3, 0.0)  # each found its own
-    assert [row.get("n_prompt_tokens_cache") for row in slots.rows()] == [3, 0]
     done = slots.save(0, "a")
     assert (done["n_saved"], done["n_written"]) == (3, (tmp_path / "a").stat().st_size)
     again = MockSlots(2, str(tmp_path), 10, "mine")
@@ -161,3 +160,20 @@ def test_the_mock_keeps_what_its_slots_hold(tmp_path: Path) -> None:
     assert again.take({"prompt": "one two three four"}, 0) == (3, 0.0)
     with pytest.raises(SlotProblem):
         again.restore(0, "b")
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        (model("vllm", source="hf://a/b"), False),
+        (model("vllm", source="hf://a/b", vllm={"sleepLevel": 2}), False),
+        (model("vllm", source="hf://a/b", vllm={"kvConnector": {"name": "OffloadingConnector"}}), True),
+        (model("mock"), True),
+        (model("mock", args=["--sleep-clears-slots"]), False),
+        (model("mock", lifecycle={"sleep": [{"path": "/x"}], "wake": [{"path": "/y"}]}), None),
+        (llama(), None),
+        (model("of-a-package-that-is-not-here"), None),
+    ],
+)
+def test_what_is_known_of_the_cache_of_an_engine_that_slept(document: Model, kept: bool | None) -> None:
+    assert keeps_prompts_asleep(document) is kept

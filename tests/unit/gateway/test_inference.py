@@ -18,6 +18,7 @@ from hotseat.gateway.threads import Threads
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.telemetry.metrics import Metrics
+from tests.unit.gateway.conftest import Gone
 from tests.unit.gateway.http.running import LOOPS, Server, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, sized
@@ -270,9 +271,7 @@ def test_a_large_body_is_parsed_elsewhere_and_arrives_whole_under_the_name_that_
         router.connections.close()
 
 
-def test_one_whose_engine_has_ended_before_it_saw_anything_waits_again(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_whose_engine_has_ended_before_it_saw_anything_waits_again(router: Router, gone: Gone) -> None:
     router.ready("a", gone.address)
     with Engine(answers(sized(b"{}"))) as engine, Client(router, post(CHAT)) as client:
         router.ready("a", "")
@@ -282,9 +281,7 @@ def test_one_whose_engine_has_ended_before_it_saw_anything_waits_again(router: R
         router.connections.close()
 
 
-def test_one_whose_pod_has_ended_goes_to_another_pod_of_its_engine(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_whose_pod_has_ended_goes_to_another_pod_of_its_engine(router: Router, gone: Gone) -> None:
     with Engine(answers(sized(b"{}"))) as engine:
         (both,) = resident("a", gone.address)
         router.world.tell("w", model("a", concurrency=1), residents=[both | {"moreAddresses": [engine.address]}])
@@ -295,9 +292,7 @@ def test_one_whose_pod_has_ended_goes_to_another_pod_of_its_engine(router: Route
         router.connections.close()
 
 
-def test_an_engine_that_is_not_there_and_has_not_ended_is_an_error(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_an_engine_that_is_not_there_and_has_not_ended_is_an_error(router: Router, gone: Gone) -> None:
     router.ready("a", gone.address)
     with Client(router, post(CHAT)) as client:
         status, body = client.answer()
@@ -310,9 +305,7 @@ def external(router: Router, address: str, wait: str) -> None:
     router.ready("a", address, engine="external", url=address, lifecycle={"connectTimeout": wait})
 
 
-def test_one_for_an_external_server_that_is_not_there_is_in_flight_until_it_is(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_for_an_external_server_that_is_not_there_is_in_flight_until_it_is(router: Router, gone: Gone) -> None:
     external(router, gone.address, "30s")
     with Client(router, post(CHAT)) as client, Client(router, post(CHAT)) as leaver:
         eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 2)
@@ -325,9 +318,7 @@ def test_one_for_an_external_server_that_is_not_there_is_in_flight_until_it_is(r
     eventually(lambda: router.counts() == {"200": 1, "499": 1})
 
 
-def test_one_for_an_external_server_that_is_not_there_ends_with_its_model(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_for_an_external_server_that_is_not_there_ends_with_its_model(router: Router, gone: Gone) -> None:
     external(router, gone.address, "30s")
     with Client(router, post(CHAT)) as client:
         eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
@@ -338,11 +329,9 @@ def test_one_for_an_external_server_that_is_not_there_ends_with_its_model(router
 
 
 def test_one_for_an_external_server_that_is_not_there_goes_to_a_fallback_that_is_there_later(
-    router: Router, monkeypatch: pytest.MonkeyPatch
+    router: Router, monkeypatch: pytest.MonkeyPatch, gone: Gone
 ) -> None:
     monkeypatch.setattr(inference, "LOOK", 0.05)
-    with Engine(answers(b"")) as gone:
-        pass
     spec = {"engine": "external", "url": gone.address, "lifecycle": {"connectTimeout": "30s"}}
     models = model("a", **spec, fallback={"model": "c", "when": ["Failed"]}), model("c")
     router.world.tell("w", *models, residents=resident("a", gone.address))
@@ -356,10 +345,8 @@ def test_one_for_an_external_server_that_is_not_there_goes_to_a_fallback_that_is
 
 @pytest.mark.parametrize(("wait", "header"), [("100ms", "X-A: b"), ("30s", "X-Request-Timeout: 100ms")])
 def test_one_for_an_external_server_that_is_not_there_fails_after_its_time(
-    router: Router, wait: str, header: str
+    router: Router, wait: str, header: str, gone: Gone
 ) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
     external(router, gone.address, wait)
     began = time.monotonic()
     with Client(router, post(CHAT, header)) as client:

@@ -2,13 +2,18 @@
 
 import json
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hotseat.core.scheduler.history import Switch
 from hotseat.gateway import request_records
-from hotseat.gateway.request_records import switch_seconds
+from hotseat.gateway.request_records import RequestRecords, request_record, switches_during
+from hotseat.gateway.wait_headers import NO_LIMITS
+from hotseat.telemetry.answer_figures import AnswerSample
+from tests.unit.gateway.conftest import Gone
 from tests.unit.gateway.http.running import eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, sized
@@ -138,9 +143,7 @@ def test_one_in_flight_is_cancelled_and_its_engine_is_told(router: Router, begun
     eventually(lambda: router.counts() == {"410": 1})
 
 
-def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(router: Router, gone: Gone) -> None:
     external(router, gone.address, "30s")
     with Client(router, post(CHAT)) as client:
         eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
@@ -208,4 +211,35 @@ def switch(to: str, decided: float, ended: float | None) -> Switch:
     ],
 )
 def test_the_part_of_a_wait_in_which_its_model_was_switched_to(switches: list[Switch], seconds: float) -> None:
-    assert switch_seconds(switches, "a", 10, 20) == seconds
+    found = switches_during(switches, "a", 10, 20)
+    assert sum(part for _, part in found) == seconds
+    assert {switch.to for switch, _ in found} <= {"a"}
+
+
+@pytest.mark.parametrize(
+    ("more", "held", "answer", "counted"),
+    [
+        ({"restored": 100}, True, (200, 150), {"hits": 1, "tokens_spared": 150}),
+        ({"woken": True}, True, (200, 150), {"hits": 1, "tokens_spared": 150}),
+        ({"restored": 100}, True, (200, 3), {"hits": 0, "tokens_spared": 3}),  # another conversation
+        ({"woken": True}, True, (200, 0), {}),  # the cache was lost
+        ({}, True, (200, 150), {}),  # of a request that the same engine answered before
+        ({"restored": 100}, False, (200, 150), {}),
+    ],
+)
+def test_a_hit_is_a_request_that_waited_for_a_switch_and_found_its_prompt(
+    more: dict[str, Any], held: bool, answer: tuple[int, int], counted: dict[str, int]
+) -> None:
+    switches = [replace(switch("a", 5, 15), **more)]
+    handle = SimpleNamespace(switches=lambda: switches)
+    route = SimpleNamespace(model=SimpleNamespace(name="a"), handle=handle)
+    routed: Any = SimpleNamespace(
+        route=route, dispatched=15, fallback_used=None, options=NO_LIMITS, held=held, began=10
+    )
+    usage = {"prompt_tokens": answer[0], "prompt_tokens_details": {"cached_tokens": answer[1]}}
+    sample = AnswerSample(json.dumps({"usage": usage}).encode(), stream=False)
+    owner: Any = SimpleNamespace(call=lambda read: read())
+    records = RequestRecords(owner)
+    records.end(request_record(1, routed, "chat", 10, 200, sample))
+    found = {kind.removeprefix("hotseat_prompt_cache_"): count for (_, kind), count in records.tokens().items()}
+    assert {kind: count for kind, count in found.items() if kind not in {"prompt", "cached"}} == counted

@@ -9,6 +9,7 @@ import pytest
 
 from hotseat.gateway.apis import GET_ROUTES, ROUTES
 from hotseat.gateway.errors import OPENAI, shape_of
+from tests.unit.gateway.conftest import Gone
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
@@ -170,9 +171,7 @@ def test_a_get_loads_no_model(router: Router) -> None:
     eventually(lambda: router.counts() == {"409": 3, "404": 1, "400": 1, "401": 1})
 
 
-def test_a_get_whose_engine_has_ended_does_not_load_it_again(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_a_get_whose_engine_has_ended_does_not_load_it_again(router: Router, gone: Gone) -> None:
     router.ready("a", gone.address)
     assert asked(router, get("/props?model=a")) == (502, "upstream_failed")
     assert router.world.held() == 0

@@ -12,6 +12,7 @@ from hotseat.core.errors import BadRequest
 from hotseat.gateway import service
 from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.fallback_routing import RoutedRequest
+from tests.unit.gateway.conftest import Gone
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, dechunk, sized
@@ -109,9 +110,7 @@ def test_a_request_that_waits_is_translated_too(router: Router, more: str) -> No
         router.connections.close()
 
 
-def test_a_request_whose_engine_has_ended_is_translated_again(router: Router) -> None:
-    with Engine(answers(b"")) as gone:
-        pass
+def test_a_request_whose_engine_has_ended_is_translated_again(router: Router, gone: Gone) -> None:
     router.ready("a", gone.address)
     with Engine(answers(sized(b'{"said": "hi"}'))) as engine, Client(router, shout()) as client:
         router.ready("a", "")

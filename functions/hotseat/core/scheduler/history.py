@@ -44,6 +44,7 @@ class Switch:
     message: str = ""
     restoring: float | None = None  # only where it restores its prompt cache
     restored: int = 0  # bytes of that
+    woken: bool = False  # its process was parked
 
     def phases(self) -> dict[str, float]:
         """Return the seconds of each phase that has ended: wait, drain, save, release, load, restore, total.
@@ -264,15 +265,16 @@ class SwitchHistory:
         switch = self._running.get(model)
         return switch is not None and switch.started is None
 
-    def load_started(self, model: str, now: float) -> None:
-        """Record that a load starts."""
+    def load_started(self, model: str, now: float, *, woken: bool = False) -> None:
+        """Record that a load starts. `woken`: a parked process wakes instead."""
         if model in self._running:
-            self._running[model].started = now
+            self._running[model].started, self._running[model].woken = now, woken
 
     def load_restarted(self, model: str) -> None:
         """Record that a model did not wake, or ended while it restored: its switch waits for its release, and then for a load."""
         if model in self._running:
             self._running[model].started = self._running[model].restoring = None
+            self._running[model].woken = False
 
     def ready(self, model: str, now: float) -> list[Emit]:
         """Record that a model is ready."""

@@ -97,8 +97,6 @@ class PromptCaches:
         self.history.durations.record_prompts(instance.model, phase, seconds)
         self.history.prompts_moved(instance.name, phase, s.size)
         data = {"instance": instance.id, "seconds": round(seconds, 4), "tokens": s.tokens, "bytes": s.size}
-        if isinstance(s, PromptsSaved):
-            data |= {"hits": s.hits, "spared": s.spared}
         return [Emit(f"model.prompts_{phase}d", instance.model, data)]
 
     def drop_late(self, instance: Instance) -> list[SchedulerCommand]:

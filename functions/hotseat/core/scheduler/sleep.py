@@ -142,11 +142,12 @@ class SleepManager:
         self.history.released(instance.model, s.now)
         self.state.transition(instance, Trigger.PARKED, s.now)
         data = {"instance": instance.id, "seconds": round(seconds, 4), "memory": self.memory_of(instance) or None}
+        data["keeps_prompts"] = s.keeps_prompts
         return [Emit("model.parked", instance.model, data)]
 
     def wake(self, instance: Instance, spec: SchedulingSpec, now: float) -> list[SchedulerCommand]:
         """Tell a parked instance to wake. From now on it claims what its document says."""
-        self.history.load_started(instance.model, now)
+        self.history.load_started(instance.model, now, woken=True)
         instance.turn += 1
         instance.asleep, instance.spec = False, spec
         self.state.transition(instance, Trigger.WAKE, now)

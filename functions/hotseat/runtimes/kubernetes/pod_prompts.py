@@ -44,8 +44,6 @@ class ModelPrompts:
 
     slots: dict[int, SlotFile] = field(default_factory=dict)
     complete: bool = False
-    pod: str = ""  # uid of the last pod that was asked
-    restored: dict[int, int] = field(default_factory=dict)  # tokens by slot, of that pod
     rates: Rates = field(default_factory=Rates)
 
 
@@ -98,9 +96,6 @@ class PodPrompts(EnginePrompts):
         super().__init__(engine, files.clock)
         self._files, self._model, self._keep = files, model, keep
         self._fingerprint = annotations(pod).get(FINGERPRINT, "")
-        if self._known.pod != pods.uid(pod):
-            self._known.pod, self._known.restored = pods.uid(pod), {}
-        self._restored = self._known.restored  # by an earlier transfer
 
     def forget(self) -> None:
         """Restore no file any more: the engine ended while it restored one. Saving replaces them."""

@@ -457,8 +457,9 @@ class EngineThread(threading.Thread):
             return
         self._close_requests()
         if isinstance(command, Park):
-            memory = resident_memory(descendants(supervisor.pid))
-            self._context.observe(InstanceParked(self._context.clock(), instance, epoch, command.turn, memory))
+            memory, sleep = resident_memory(descendants(supervisor.pid)), sleep_of(self._engine, self.model)
+            kept = None if sleep is None else sleep.keeps_prompts
+            self._context.observe(InstanceParked(self._context.clock(), instance, epoch, command.turn, memory, kept))
         else:
             self._start_liveness()
             self._context.observe(InstanceReady(self._context.clock(), instance, epoch, self._address, command.turn))

@@ -48,7 +48,7 @@ class Library(Story):
         return [*first, *self.demand(now, {model: 1})]
 
     def saved(self, now: float, model: str, of: int, size: int = 500) -> list[SchedulerCommand]:
-        return self.machine.step(PromptsSaved(now, f"w/{model}@{of}", of, 50, size, 1, 40))
+        return self.machine.step(PromptsSaved(now, f"w/{model}@{of}", of, 50, size))
 
     def restored(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
         return self.machine.step(PromptsRestored(now, f"w/{model}@{of}", of, 50, 500))
@@ -72,7 +72,7 @@ def test_saved_after_the_drain_and_restored_before_the_first_dispatch() -> None:
     assert commands(story.want(20.0, "b")) == [SavePrompts("a", f"w/a@{a}", a, 2.0)]
     assert story.states()["a"] == "saving"
     said = story.saved(20.5, "a", a)
-    data = {"instance": f"w/a@{a}", "seconds": 0.5, "tokens": 50, "bytes": 500, "hits": 1, "spared": 40}
+    data = {"instance": f"w/a@{a}", "seconds": 0.5, "tokens": 50, "bytes": 500}
     assert emitted(said, "model.prompts_saved") == [Emit("model.prompts_saved", "a", data)]
     assert commands(said) == [Stop("a", f"w/a@{a}", a, 10.0)]
     (start,) = commands(story.released(21.0, "a", a))

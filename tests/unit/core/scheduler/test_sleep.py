@@ -112,7 +112,8 @@ def test_a_model_that_makes_space_falls_asleep_and_its_next_load_is_a_wake() -> 
     assert orders(story.demand(3.0, {"b": 1})) == [Park("a", "w/a@2", 2, 1)]
     assert story.states() == {"a": "parking", "b": "unloaded"}
     said = story.parked(3.5, "a", memory=700)
-    assert emitted(said) == [Emit("model.parked", "a", {"instance": "w/a@2", "seconds": 0.5, "memory": 700})]
+    data = {"instance": "w/a@2", "seconds": 0.5, "memory": 700, "keeps_prompts": None}
+    assert emitted(said) == [Emit("model.parked", "a", data)]
     assert [order.model for order in orders(said)] == ["b"]
     assert story.states() == {"a": "parked", "b": "loading"}
     story.ready(5.0, "b", story.turn("b")[1])

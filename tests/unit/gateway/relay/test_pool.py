@@ -142,11 +142,9 @@ def test_what_is_forgotten_is_closed_and_what_was_in_use_never_comes_back(pool, 
     pool.put(fresh)
 
 
-def test_an_engine_that_does_not_listen_is_an_upstream_failure(pool):
-    with Engine(answers(b"")) as engine:
-        pass
+def test_an_engine_that_does_not_listen_is_an_upstream_failure(pool, gone):
     with pytest.raises(UpstreamFailed, match="does not accept connections"):
-        pool.take(engine.address)
+        pool.take(gone.address)
 
 
 @pytest.mark.parametrize("address", ["https://127.0.0.1:1", "127.0.0.1:80", "http://"])
@@ -203,8 +201,9 @@ def test_surplus_bytes_of_an_answer_reach_nobody(server):
         connections.close()
 
 
-def test_an_engine_may_close_after_a_stream_though_it_did_not_say_so(server):
+def test_an_engine_may_close_after_a_stream_though_it_did_not_say_so(server, monkeypatch):
     """A bug once, with llama.cpp: the next request went to a connection that was about to be closed, and was lost."""
+    monkeypatch.setattr("hotseat.gateway.relay.pool.SETTLE_TIME", 3600.0)
 
     def streams_once(peer):
         peer.request()

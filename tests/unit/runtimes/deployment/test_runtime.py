@@ -18,6 +18,7 @@ from hotseat.core.messages import (
 from hotseat.kube.constants import DEPLOYMENTS, PODS, REPLICA_SETS
 from hotseat.runtimes.deployment.adapter import DeploymentAdapter, probe_http
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
+from hotseat.runtimes.kubernetes.informers import SWITCHER, annotations
 from tests.fake_kube import NS, FakeCluster, merged
 from tests.unit.runtimes.knative.test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     A,
@@ -183,6 +184,14 @@ def test_a_deployment_that_cannot_be_scaled_up_says_why(home: DeploymentHome, ch
 
 
 def test_a_start_reads_nothing_that_the_watch_has(home: DeploymentHome) -> None:
+    informers = home.runtime._adapter.informers
+
+    def up_to_date() -> bool:
+        known, newest = informers.deployment("a"), home.kube.objects[DEPLOYMENT]
+        versions = {each["metadata"]["resourceVersion"] for each in (known, newest) if each}
+        return known is not None and SWITCHER in annotations(known) and len(versions) == 1
+
+    await_true(up_to_date)  # it was taken over, which is a change too
     read: list[str] = []
     home.kube.find, find = lambda path: (read.append(path), find(path))[1], home.kube.find
     home.start()

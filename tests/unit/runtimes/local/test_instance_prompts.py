@@ -92,8 +92,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.store.close()
 
 
-def used(number: int, tokens: int = 50, reused: int = 0) -> dict[str, int]:
-    return {"id": number, "id_task": 7, "n_prompt_tokens": tokens, "n_prompt_tokens_cache": reused}
+def used(number: int, tokens: int = 50) -> dict[str, int]:
+    return {"id": number, "id_task": 7, "n_prompt_tokens": tokens}
 
 
 def test_slots_that_were_used_are_saved_the_longest_first(desk: Desk) -> None:
@@ -113,11 +113,9 @@ def test_what_was_not_used_since_it_was_restored_is_not_saved_again(desk: Desk) 
     moved = desk.save({"id": 0}, {"id": 1})
     assert desk.calls == ["/slots"]
     assert (moved.size, desk.prompts.kept) == (0, 2000)
-    moved = desk.save({"id": 0}, used(1, 80, reused=50))
+    moved = desk.save({"id": 0}, used(1, 80))
     assert desk.calls == ["/slots", "/metrics", "/slots/1?action=save"]
-    assert (moved.hits, moved.spared, desk.prompts.kept) == (1, 50, 2000)
-    moved = desk.save(used(0, 80, reused=3), {"id": 1})  # another conversation took the slot
-    assert (moved.hits, moved.spared) == (0, 3)
+    assert (moved.tokens, desk.prompts.kept) == (80, 2000)
 
 
 def test_a_slot_that_is_empty_now_is_deleted(desk: Desk) -> None:
