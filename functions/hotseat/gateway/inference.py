@@ -22,6 +22,7 @@ from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
+from hotseat.gateway.query import sandboxed
 from hotseat.gateway.request_records import RequestRecords, request_record
 from hotseat.gateway.resident import resident_model
 from hotseat.gateway.response_model import RenamedResponse
@@ -225,9 +226,7 @@ class InferenceRequest:
 
     def _loads(self, body: Body) -> bool:
         """Whether the request may load its Model."""
-        if self._head.in_query:
-            return self._route.upgrade
-        return body.model is not None or not self._route.resident
+        return self._route.upgrade if self._head.in_query else body.model is not None or not self._route.resident
 
     def _model_route(self, name: str | None) -> ModelRoute:
         registry = self._inference.registry
@@ -393,6 +392,7 @@ class InferenceRequest:
         path = self._route.path.encode()
         call.method, call.upgrade = self._request.method, self._route.upgrade
         call.target, call.body, call.encoded = b"%b?%b" % (path, call.body) if call.body else path, b"", None
+        call.rewrite = sandboxed
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
@@ -444,7 +444,6 @@ class InferenceRequest:
         if self._leave is not None:
             return
         self._leave = self._inference.reconnector.wait(pending.address, lambda: self._guarded(self._reached))
-
         pending.on_abort(self._stopped)
 
     def _stopped(self, reason: HotseatError) -> None:

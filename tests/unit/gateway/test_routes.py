@@ -99,6 +99,14 @@ def test_one_without_a_model_loads_none(router: Router, request_: bytes) -> None
     assert router.world.handles[0].gate.demand().wanted == {}
 
 
+def test_an_answer_to_a_get_that_a_browser_shows_as_a_page_is_sandboxed(router: Router) -> None:
+    with Engine(answers(sized(b"<script>", b"Content-Type: text/html\r\n"))) as engine:
+        router.ready("a", engine.address)
+        with Client(router, get("/props?model=a")) as client:
+            assert "\r\nContent-Security-Policy: sandbox\r\n" in client.head()
+        router.connections.close()
+
+
 def test_one_without_a_model_is_for_the_default_model_if_there_is_one(router: Router) -> None:
     with Engine(answers(sized(b"{}"))) as engine:
         models, residents = (model("a"), model("b")), resident("b", engine.address)
