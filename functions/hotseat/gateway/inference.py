@@ -5,13 +5,14 @@ import time
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.api.model import ResponseModelName
 from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, Cancelled, HotseatError, Unreachable
+from hotseat.core.errors import Cancelled, HotseatError, Unreachable
 from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
@@ -24,10 +25,10 @@ from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.query import sandboxed
 from hotseat.gateway.request_records import RequestRecords, request_record
-from hotseat.gateway.resident import resident_model
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
+from hotseat.gateway.unnamed_model import unnamed_model
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -43,7 +44,7 @@ END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 OK, CLIENT_LEFT = 200, 499
-# Each access by the class takes a tenth of a microsecond, and every request needs them.
+# To look a member up in its class takes a tenth of a microsecond, and every request needs these.
 _HOLD, _REFUSE, _ENGINE, _CLIENT_GONE = Loading.HOLD, Loading.REFUSE, ResponseModelName.ENGINE, relay.How.CLIENT_GONE
 
 T = TypeVar("T")
@@ -188,32 +189,35 @@ class InferenceRequest:
     def _parsed(self, body: Body) -> None:
         """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
         inference, route, requested = self._inference, self._route, body.model
-        self._body = body
-        if requested and route.tag:
-            requested = inference.registry.known_name(requested, route.tag)
-        target = self._model_route(requested)
+        registry, self._body = inference.registry, body
+        if route.tag and requested:
+            requested = registry.known_name(requested, route.tag)
+        target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.model.shown_name
-        if route.unloads is not None and self._unloads(target, route.unloads, body):
+        if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
-        routed = RoutedRequest(inference.registry, target, requested, route.capability, len(body.raw))
-        self._routed = routed
+        self._routed = routed = RoutedRequest(registry, target, requested, route.capability, len(body.raw))
         self._number = inference.records.begin(self)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
         loading = loading_of(self._head.loading, target)
-        routed.refuses = loading is _REFUSE
-        translate = None if route.translate is None else self._translator(routed)
-        if translate is None:
+        if loading is _REFUSE:
+            routed.refuses = True
+        if route.translate is not None and self._translator(routed) is not None:
+            self._translate_early(routed, body, loading)
+        else:
             self._submit(routed, body, loading)
-            return
+
+    def _translate_early(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
+        """Translate the request before it can load anything, and submit it."""
         name, asked = _engine_name(routed), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
             self._ready = (name, asked, translation)
             self._submit(routed, body, loading)
 
-        self._translate(translate, body, name, asked, submit)
+        self._translate(routed, body, name, asked, submit)
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
@@ -231,21 +235,7 @@ class InferenceRequest:
         """Whether the request may load its Model."""
         return self._route.upgrade if self._head.in_query else body.model is not None or not self._route.resident
 
-    def _model_route(self, name: str | None) -> ModelRoute:
-        registry = self._inference.registry
-        if name is not None:
-            return registry.find(name)
-        target = registry.default()
-        if target is None:
-            if self._route.resident:
-                return resident_model(registry, self._route.capability)
-            where = "query" if self._head.in_query else "body"
-            raise BadRequest(
-                f"The request {where} has no `model`, and the Workspace has no defaultModel.", param="model"
-            )
-        return target
-
-    def _unloads(self, target: ModelRoute, unloads: Callable[[bytes], bool], body: Body) -> bool:
+    def _unloads(self, unloads: Callable[[bytes], bool], target: ModelRoute, body: Body) -> bool:
         """Whether hotseat is to unload the Model. A server of its own that has the API may be told so itself."""
         external = target.model.spec.engine == "external" and has_api(target.model, self._route.api)
         return not external and unloads(body.raw)
@@ -316,20 +306,22 @@ class InferenceRequest:
         name = _engine_name(routed)
         if self._news is not None:
             self._news.end()
-        ready, self._ready, self._translation = self._ready, None, None
-        translate = None if self._route.translate is None else self._translator(routed)
-        if translate is not None:
-            asked = _asked(routed, body)
-            if ready is not None and ready[:2] == (name, asked):
-                self._send_translated(routed, ready[2])
-            else:
-                self._translate(translate, body, name, asked, lambda made: self._send_translated(routed, made))
+        self._translation = None
+        if self._route.translate is not None and self._translator(routed) is not None:
+            self._relay_translated(routed, body, name)
         elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
             self._send(routed, self._head.rename(body, name))
         else:
-            self._run(lambda: self._head.rename(body, name), lambda raw: self._send(routed, raw))
+            self._run(partial(self._head.rename, body, name), partial(self._send, routed))
+
+    def _relay_translated(self, routed: RoutedRequest, body: Body, name: str) -> None:
+        asked, ready, self._ready = _asked(routed, body), self._ready, None
+        if ready is not None and ready[:2] == (name, asked):
+            self._send_translated(routed, ready[2])
+        else:
+            self._translate(routed, body, name, asked, partial(self._send_translated, routed))
 
     def _translator(self, routed: RoutedRequest) -> Translate | None:
         """Return what translates the request for the engine of its Model. None: it has the API itself."""
@@ -337,12 +329,14 @@ class InferenceRequest:
         return None if translate is None or has_api(routed.route.model, self._route.api) else translate
 
     def _translate(
-        self, translate: Translate, body: Body, name: str, asked: str, then: Callable[[Translation], None]
+        self, routed: RoutedRequest, body: Body, name: str, asked: str, then: Callable[[Translation], None]
     ) -> None:
+        translate = self._translator(routed)
+        assert translate is not None  # noqa: S101
         if len(body.raw) <= LARGE:
             then(translate(body.raw, name, asked))
         else:
-            self._run(lambda: translate(body.raw, name, asked), then)
+            self._run(partial(translate, body.raw, name, asked), then)
 
     def _send_translated(self, routed: RoutedRequest, translation: Translation) -> None:
         if not translation.path:
@@ -356,6 +350,7 @@ class InferenceRequest:
         head, translation, response = self._head, self._translation, self._response
         plain = response.begun or translation is not None
         target, fields, encoded = head.target, self._request.fields, None if plain else head.encoded
+        spec = routed.route.model.spec
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
@@ -365,13 +360,15 @@ class InferenceRequest:
             target,
             fields,
             raw,
-            routed.route.model.spec.lifecycle.response_start_timeout or None,
+            spec.lifecycle.response_start_timeout or None,
             plain=plain,
             encoded=encoded,
         )
         if head.in_query:
             self._put_into_query(call)
-        exchange = relay.Exchange(self._inference.connections, call, self._sink(routed), self._relayed, routed.headers)
+        as_it_is = translation is None and routed.fallback_used is None and spec.response_model_name is _ENGINE
+        sink = response if as_it_is else self._sink(routed)
+        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
@@ -380,10 +377,10 @@ class InferenceRequest:
         """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
         if self._translation is not None:
             return TranslatedResponse(self._response, self._translation)
-        if routed.requested_model.spec.response_model_name is _ENGINE or self._route.upgrade:
-            return self._response
         asked = None if self._body is None else self._body.model
-        return RenamedResponse(self._response, asked) if asked else self._response
+        if routed.requested_model.spec.response_model_name is _ENGINE or not asked or self._route.upgrade:
+            return self._response
+        return RenamedResponse(self._response, asked)
 
     def _put_into_query(self, call: relay.Call) -> None:
         """Make the call of a request without a body, which has been parsed and renamed in its place."""
@@ -553,7 +550,8 @@ class InferenceRequest:
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
-        record = request_record(self._number, routed, self._route.label, self._started, status, self._sample)
+        number, label, sample = self._number, self._route.label, self._sample
+        record = request_record(number, routed, label, self._started, seconds, status, sample)
         inference.records.end(record)
         if inference.request_log is not None:
             inference.request_log.write(record)
@@ -568,11 +566,12 @@ class InferenceRequest:
         assert self._routed is not None  # noqa: S101
         return self._routed.route.model.name
 
-    def record(self, status: int) -> RequestRecord:
-        """Return the record of the request if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
+    def record(self) -> RequestRecord:
+        """Return the record of the request, which goes on: its tokens are not known yet."""
         assert self._routed is not None  # noqa: S101
         sample = self._sample if self._exchange is None else self._exchange.sample
-        return request_record(self._number, self._routed, self._route.label, self._started, status, sample)
+        seconds = time.monotonic() - self._started
+        return request_record(self._number, self._routed, self._route.label, self._started, seconds, 0, sample)
 
     def cancel(self, error: HotseatError) -> None:
         """End the request. The client gets `error`."""

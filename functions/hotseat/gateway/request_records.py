@@ -18,7 +18,7 @@ from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.telemetry.answer_figures import AnswerSample
 from hotseat.telemetry.logs import RequestRecord
 
-KEPT = 1000  # ended requests
+KEPT = 100  # ended requests. Many more would push what serves requests out of the caches of the CPU
 
 
 class RunningRequest(Protocol):
@@ -28,8 +28,8 @@ class RunningRequest(Protocol):
     def model(self) -> str:
         """The Model that answers it."""
 
-    def record(self, status: int) -> RequestRecord:
-        """Return its record if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
+    def record(self) -> RequestRecord:
+        """Return its record. Its tokens are not known yet."""
 
     def cancel(self, error: HotseatError) -> None:
         """End it. The client gets `error`."""
@@ -80,7 +80,7 @@ class RequestRecords:
         """Return requests, of one Model or of all: first those that have not ended, then those that have, each newest first."""
 
         def read() -> list[RequestRecord]:
-            running = (each.record(0) for each in reversed(self._running.values()) if model in (None, each.model))
+            running = (each.record() for each in reversed(self._running.values()) if model in (None, each.model))
             ended = (each for each in reversed(self._ended) if model in (None, each.model))
             return list(islice(chain(running, ended), limit))
 
@@ -164,19 +164,25 @@ class RequestRecords:
 
 
 def request_record(  # noqa: PLR0917 — called once for each request
-    number: int, routed: RoutedRequest, route: str, started: float, status: int, sample: AnswerSample | None
+    number: int,
+    routed: RoutedRequest,
+    route: str,
+    started: float,
+    seconds: float,
+    status: int,
+    sample: AnswerSample | None,
 ) -> RequestRecord:
-    """Return the record of a request that began at `started`, if it ended now. Status 0: it goes on."""
-    now, model, begun, used = time.monotonic(), routed.route.model.name, routed.dispatched, routed.fallback_used
+    """Return the record of a request that began at `started`, if it ended after so many seconds. Status 0: it goes on."""
+    model, begun, used = routed.route.model.name, routed.dispatched, routed.fallback_used
     options, switch = routed.options, None
     if begun is None or routed.held:
-        switch = switch_seconds(routed.route.handle.switches(), model, routed.began, now if begun is None else begun)
+        switch = switch_seconds(routed.route.handle.switches(), model, routed.began, begun or started + seconds)
     return RequestRecord(
-        time.time() - (now - started),
+        time.time() - seconds,
         model,
         route,
         None if begun is None else max(0.0, begun - started),
-        now - started,
+        seconds,
         status,
         options.priority,
         options.tenant or None,

@@ -7,6 +7,8 @@ from hotseat.core.errors import BadRequest, shortened
 from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import KEPT, RequestRecords
 
+_MOST = 1000  # requests that are listed at once
+
 
 def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: RequestRecords) -> None:
     """Add the routes."""
@@ -16,7 +18,7 @@ def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: R
     def requests() -> Response:
         name = request.args.get("model")
         model = None if name is None else registry.find(name).model.name
-        return jsonify(requests=records.rows(registry, model, min(KEPT, count_parameter("limit", 100))))
+        return jsonify(requests=records.rows(registry, model, min(_MOST, count_parameter("limit", KEPT))))
 
     @blueprint.post("/api/requests/<id_>/cancel")
     @blueprint.post("/api/inflight/<id_>/cancel", endpoint="cancel_inflight")  # llama-swap's

@@ -29,7 +29,7 @@ TOP_LOST: Mapping[str, str] = {
     "logLevel": "hotseat up --log-level debug|info|warning|error",
     "logTimeFormat": "times in hotseat's log are RFC 3339",
     "logToStdout": "hotseat's own log is on standard error; hotseat logs MODEL prints an engine's",
-    "metricsMaxInMemory": "GET /api/requests has the last 1000 requests, and hotseat up --request-log FILE keeps a line for each",
+    "metricsMaxInMemory": "GET /api/requests has the last 100 requests, and hotseat up --request-log FILE keeps a line for each",
     "captureBuffer": "hotseat up --capture redacted|full keeps bodies, 64 MiB of them",
     "store": "hotseat up --request-log FILE keeps a line for each request",
     "performance": "hotseat does not monitor the accelerator",

@@ -19,8 +19,8 @@ class AnswerSample:
     __slots__ = ("_figures", "_first", "_last", "began", "stream")
 
     def __init__(self, data: bytes, *, stream: bool) -> None:
-        """Begin with the first part of the body. `stream`: it is a stream of events."""
-        self.began = time.monotonic()
+        """Begin with the first part of the body. `stream`: it is a stream of events, so the time counts."""
+        self.began = time.monotonic() if stream else 0.0
         self.stream = stream
         self._first = data if len(data) <= _SIZE else data[:_SIZE] + b" " + data[-_SIZE:]
         self._last: deque[bytes] | None = None  # of what came later

@@ -47,7 +47,7 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("model", "route", "status"),
     ),
     "hotseat_tokens": (
-        "Tokens that engines report (kind: prompt, cached, completion). Counted from the first scrape on, with the last 1000 requests.",
+        "Tokens that engines report (kind: prompt, cached, completion). Counted from the first scrape on, with the last 100 requests.",
         ("model", "kind"),
     ),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),

@@ -1,13 +1,24 @@
-"""The Model of a request that names none, and must not load one."""
+"""The Model of a request that names none."""
 
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import Conflict
+from hotseat.core.errors import BadRequest, Conflict
 from hotseat.core.messages import InstanceState
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.fallback_routing import needs_no_accelerator
 
 
-def resident_model(registry: ModelRegistry, capability: Capability | None) -> ModelRoute:
+def unnamed_model(registry: ModelRegistry, route: Route, *, in_query: bool) -> ModelRoute:
+    """Return the default Model, or for a route that allows it the resident one. Raise BadRequest or Conflict if there is none."""
+    if (target := registry.default()) is not None:
+        return target
+    if route.resident:
+        return _resident_model(registry, route.capability)
+    where = "query" if in_query else "body"
+    raise BadRequest(f"The request {where} has no `model`, and the Workspace has no defaultModel.", param="model")
+
+
+def _resident_model(registry: ModelRegistry, capability: Capability | None) -> ModelRoute:
     """Return the Model that is ready on an accelerator and supports `capability` (None: any does).
 
     Raise Conflict if there is none, or more than one: which of them is meant is not known.
