@@ -321,9 +321,9 @@ def test_a_page_of_another_origin_cannot_open_a_websocket(router: Router, reques
 @pytest.mark.parametrize(
     ("request_", "status", "reason"),
     [
-        (post({"filename": "a"}, path="/slots/0?action=save"), 403, "not_allowed"),
-        (post({}, path="/slots/1?action=erase&model=a"), 403, "not_allowed"),
-        (post({"model": "a"}, path="/props"), 403, "not_allowed"),
+        (post({"filename": "a"}, path="/slots/0?action=save"), 403, "path_not_allowed"),
+        (post({}, path="/slots/1?action=erase&model=a"), 403, "path_not_allowed"),
+        (post({"model": "a"}, path="/props"), 403, "path_not_allowed"),
         (get("/v1/responses/resp_1"), 404, "not_found"),
         (get("/v1/responses/resp_1", method="DELETE"), 404, "not_found"),
         (post({}, path="/v1/responses/resp_1/cancel"), 404, "not_found"),
