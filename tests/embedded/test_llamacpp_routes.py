@@ -49,7 +49,7 @@ def test_properties_and_slots_can_be_read_and_not_changed(hotseat: Hotseat) -> N
     assert props == hotseat.get("/props").json()
     assert props["total_slots"] == len(hotseat.get("/slots").json())
     for path in ("/props", "/slots/0?action=save", "/slots/0?action=erase"):
-        assert hotseat.post(path, {"filename": "a"}).code == "not_allowed"
+        assert hotseat.post(path, {"filename": "a"}).code == "path_not_allowed"
 
 
 @pytest.mark.parametrize(

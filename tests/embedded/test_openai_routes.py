@@ -128,7 +128,7 @@ def test_a_request_without_a_model_goes_to_the_resident_one_and_switches_nothing
     assert hotseat.get("/props").json() == hotseat.get("/props?model=gpt-5").json() == {"model_alias": "a"}
     assert hotseat.get("/props?model=images").code == "not_loaded"
     assert hotseat.get("/v1/audio/voices?model=tts-1").code == "not_loaded"
-    assert hotseat.post("/slots/0?action=erase").code == "not_allowed"
+    assert hotseat.post("/slots/0?action=erase").code == "path_not_allowed"
     assert hotseat.loads() == {"a": 1}
     assert hotseat.running() == {"gpt-5": "ready"}
 

@@ -130,11 +130,14 @@ class ModelRegistry:
         return None
 
     def known_name(self, name: str, tag: str) -> str:
-        """Return the name that a Model has: NAME itself, else NAME without or with TAG at its end. NAME, if no Model has either."""
-        if tag and name not in self._routes:
-            other = name.removesuffix(tag) if name.endswith(tag) else name + tag
-            return other if other in self._routes else name
-        return name
+        """Return the name that a Model has: NAME itself, else NAME without or with TAG at its end.
+
+        If no Model has either: NAME without TAG, because clients add it to what a person has typed.
+        """
+        if not tag or name in self._routes:
+            return name
+        plain = name.removesuffix(tag)
+        return name + tag if plain == name and name + tag in self._routes else plain
 
     def routes(self) -> Mapping[str, ModelRoute]:
         """Return the routes by metadata.name, sorted, without other names."""

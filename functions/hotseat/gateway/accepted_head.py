@@ -11,7 +11,7 @@ from hotseat.core.errors import BadRequest
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
 from hotseat.gateway.http.request import Fields, Request
-from hotseat.gateway.query import parse_query, rename_query, without_key
+from hotseat.gateway.query import parse_query, rename_query
 from hotseat.gateway.translation import Translation
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 
@@ -76,10 +76,8 @@ class AcceptedHead:
         elif route.form and is_form(kind := request.headers.get("content-type", "")):
             boundary = boundary_of(kind)
             self.parse, self.rename = partial(parse_form, boundary=boundary), partial(rename_form, boundary=boundary)
-        if route.upgrade:
-            if not request.upgrade:
-                raise BadRequest(f"{route.path} is for WebSockets: the request must ask for an upgrade.")
-            request.fields = without_key(request.fields)
+        if route.upgrade and not request.upgrade:
+            raise BadRequest(f"{route.path} is for WebSockets: the request must ask for an upgrade.")
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
         # As engines get it that do not have the API: by path, then by Host.
         self.translated: dict[str, dict[bytes, bytes]] = {}

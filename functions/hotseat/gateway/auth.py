@@ -1,10 +1,11 @@
-"""API keys. They are compared in constant time, not logged, and not sent to engines (the relay drops them)."""
+"""API keys. They are compared in constant time, not logged, and not sent to engines (the relay drops their headers)."""
 
 import base64
 import hmac
 from collections.abc import Iterable, Mapping
 
 from hotseat.core.errors import Unauthorized
+from hotseat.gateway.http.request import Fields
 
 # Browsers cannot set headers of a WebSocket's handshake. OpenAI's clients send the key as a subprotocol then.
 SUBPROTOCOL_KEY = "openai-insecure-api-key."
@@ -56,3 +57,16 @@ def _given(headers: Mapping[str, str]) -> bytes | None:
         offered = (each.strip() for each in headers.get("sec-websocket-protocol", "").split(","))
         key = next((each.removeprefix(SUBPROTOCOL_KEY) for each in offered if each.startswith(SUBPROTOCOL_KEY)), None)
     return key.encode("latin-1") if key else None
+
+
+def without_key(fields: Fields) -> Fields:
+    """Drop the key that a browser has sent as a subprotocol of its WebSocket."""
+    return tuple(field for each in fields for field in _kept(*each))
+
+
+def _kept(name: bytes, value: bytes) -> Fields:
+    if name.lower() != b"sec-websocket-protocol":
+        return ((name, value),)
+    offered = [each.strip() for each in value.split(b",")]
+    kept = [each for each in offered if not each.startswith(SUBPROTOCOL_KEY.encode())]
+    return ((name, b", ".join(kept)),) if kept else ()

@@ -2,15 +2,17 @@
 
 import json
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
 from hotseat.gateway.http.response import MAX_CAPTURE
 
 KEPT = 64 * 2**20  # bytes of captured bodies, the oldest of which are dropped
+WAITING = 64 * 2**20  # bytes of bodies that wait for the thread; what comes beyond is not captured
+_ENTRY = 1024  # bytes that an entry takes beside its bodies
 # Strings that are kept: fields of the APIs whose values are words of the API, names of models, or ids.
 _WORDS = frozenset({
     "model", "role", "type", "object", "id", "finish_reason", "stop_reason", "done_reason", "encoding_format", "tool_choice",
@@ -18,7 +20,10 @@ _WORDS = frozenset({
 })  # fmt: skip
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
 # Objects whose fields the client or the model has named.
-_FOREIGN = frozenset({"input", "arguments", "parameters", "input_schema", "schema", "metadata", "logit_bias"})
+_FOREIGN = frozenset({
+    "input", "arguments", "parameters", "input_schema", "schema", "format", "guided_json", "structured_outputs", "metadata", "logit_bias",
+    "headers",
+})  # fmt: skip
 _Entry = dict[str, Any]
 
 
@@ -35,14 +40,23 @@ class Captures:
     def __init__(self, mode: CaptureMode, kept: int = KEPT) -> None:
         self._mode, self._most = mode, kept
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="captures")
-        self._lock = threading.Lock()  # over the next two
+        self._lock = threading.Lock()  # over what follows
         self._entries: dict[int, tuple[int, _Entry]] = {}  # bytes, and what is shown
         self._size = 0
+        self._waiting = 0  # bytes
 
     def keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
-        """Keep the bodies of a request that has ended. Returns at once."""
-        with suppress(RuntimeError):  # no thread can be started, or the process ends
+        """Keep the bodies of a request that has ended. Returns at once. If too many wait for it, they are dropped."""
+        request = request[:MAX_CAPTURE]
+        size = len(request) + len(answer)
+        with self._lock:
+            if self._waiting + size > WAITING:
+                return
+            self._waiting += size
+        try:
             self._executor.submit(self._keep, number, path, request, answer)
+        except RuntimeError:  # no thread can be started, or the process ends
+            self._done(size)
 
     def get(self, number: int) -> _Entry | None:
         """Return what is kept of a request. None: nothing."""
@@ -55,8 +69,11 @@ class Captures:
         return number in self._entries
 
     def _keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
-        bodies = [self._body(request), self._body(answer)]
-        size = sum(len(body["body"]) for body in bodies)
+        try:
+            bodies = [self._body(request), self._body(answer)]
+        finally:
+            self._done(len(request) + len(answer))
+        size = _ENTRY + sum(sys.getsizeof(body["body"]) for body in bodies)
         entry = {"path": path, "mode": self._mode.value, "request": bodies[0], "response": bodies[1]}
         with self._lock:
             self._entries[number] = size, entry
@@ -64,6 +81,10 @@ class Captures:
             while self._size > self._most:
                 first = next(iter(self._entries))
                 self._size -= self._entries.pop(first)[0]
+
+    def _done(self, size: int) -> None:
+        with self._lock:
+            self._waiting -= size
 
     def _body(self, raw: bytes) -> _Entry:
         text = raw[:MAX_CAPTURE].decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer
 from hotseat.core.ports import LogView
 from hotseat.gateway.limits import ConcurrencyLimit
-from hotseat.gateway.openapi import JSON, documented
+from hotseat.gateway.openapi import documented
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.runtimes.local.logs import ModelLog
 
@@ -69,7 +69,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         blueprint.add_url_rule(path, f"llmsnap {path}", unload_all, methods=["GET", "POST"])
 
     @blueprint.route("/models/sleep/<model:name>", methods=["GET", "POST"])
-    @documented("Park a Model, or refuse", 404, 409, content=["text/plain", JSON])
+    @documented("Refuse: there is no command that parks a Model", 404, ok=())
     def sleep(name: str) -> Response:
         shown = registry.find(name).model.shown_name
         raise NotImplementedByServer(

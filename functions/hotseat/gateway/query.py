@@ -1,11 +1,9 @@
-"""Requests without a body: the model that their query names, and keys that browsers send for WebSockets."""
+"""Requests without a body: the model that their query names."""
 
 from urllib.parse import quote, unquote_plus
 
 from hotseat.core.errors import BadRequest
-from hotseat.gateway.auth import SUBPROTOCOL_KEY
 from hotseat.gateway.body import Body
-from hotseat.gateway.http.request import Fields
 
 
 def parse_query(query: str, _body: bytes) -> Body:
@@ -34,14 +32,6 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (part.partition("=") for part in query.split("&"))]
 
 
-def without_key(fields: Fields) -> Fields:
-    """Drop the key that a browser has sent as a subprotocol of its WebSocket: it is for hotseat, not for the engine."""
-    return tuple(field for each in fields for field in _kept(*each))
-
-
-def _kept(name: bytes, value: bytes) -> Fields:
-    if name.lower() != b"sec-websocket-protocol":
-        return ((name, value),)
-    offered = [each.strip() for each in value.split(b",")]
-    kept = [each for each in offered if not each.startswith(SUBPROTOCOL_KEY.encode())]
-    return ((name, b", ".join(kept)),) if kept else ()
+def sandboxed(fields: bytes) -> bytes:
+    """Add to the headers of an engine's answer, which a browser can show as a page, that its scripts have an origin of their own."""
+    return fields + b"Content-Security-Policy: sandbox\r\n"

@@ -4,7 +4,7 @@ from hotseat.core.errors import HotseatError, NotFound, Unauthorized, shortened
 from hotseat.gateway import upstream
 from hotseat.gateway.accepted_head import AcceptedHead
 from hotseat.gateway.apis import find_route
-from hotseat.gateway.auth import Keys
+from hotseat.gateway.auth import Keys, without_key
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.errors import api_kind
 from hotseat.gateway.http.interfaces import Handler
@@ -45,6 +45,8 @@ class GatewayService:
         if own_origin and not request.path.startswith(upstream.PREFIX):
             raise NotFound(f"Port {self._upstream_port} serves paths below {upstream.PREFIX} only.")
         key = "" if request.path in OPEN_PATHS else self._authenticate(request, own_origin=own_origin)
+        if "sec-websocket-protocol" in request.headers:
+            request.fields = without_key(request.fields)
         route = find_route(request.method, request.path)
         if route is None and request.path.startswith(upstream.PREFIX):
             if not own_origin:

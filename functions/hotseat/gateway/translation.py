@@ -64,7 +64,6 @@ class TranslatedResponse(ResponseFilter):
         self._status = _OK
         self._head = b""
         self._collected = bytearray()
-        self._failure: UpstreamFailed | None = None
 
     def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:  # noqa: ARG002
         """Handle the head and the first bytes of the answer."""
@@ -94,10 +93,9 @@ class TranslatedResponse(ResponseFilter):
         else:
             self._collected += data
             if len(self._collected) > MAX_ANSWER:
-                self._failure = UpstreamFailed(
+                raise UpstreamFailed(
                     f"The engine's answer is larger than {MAX_ANSWER} bytes, the limit of a translation."
                 )
-                raise self._failure
 
     def end(self, data: bytes = b"") -> None:
         """Handle the last bytes of the answer. Raise UpstreamFailed if it cannot be translated."""
@@ -120,12 +118,9 @@ class TranslatedResponse(ResponseFilter):
         self._response.end_with_error(error)
 
     def abort(self) -> None:
-        """Handle an answer that breaks off. If it has begun for the client, reset the connection."""
+        """Handle an answer that breaks off. If it has not begun for the client, the request is answered with the error."""
         if self._response.begun:
             self._response.abort()
-        else:
-            message = "The engine closed the connection before the end of its response."
-            self._response.fail(self._failure or UpstreamFailed(message))
 
     def _whole(self, body: bytes) -> bytes:
         if self._status == _OK:
@@ -139,10 +134,9 @@ class TranslatedResponse(ResponseFilter):
             return translate(data)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             log.warning("an engine's answer could not be translated", exc_info=error)
-            self._failure = UpstreamFailed(
+            raise UpstreamFailed(
                 "The engine's answer is not in the shape of OpenAI's API, so it cannot be translated."
-            )
-            raise self._failure from error
+            ) from error
 
 
 def engine_error(body: bytes) -> tuple[str, str]:

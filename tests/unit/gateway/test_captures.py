@@ -29,6 +29,7 @@ SECRET = "sesame"
         ({"data": [{"embedding": [0.25, 1]}], "model": "a"}, {"data": [{"embedding": "<2 numbers>"}], "model": "a"}),
         ({"function": {"name": SECRET, "arguments": {"role": SECRET}}}, {"function": {"name": "<6 characters>", "arguments": "<18 characters>"}}),
         ({"type": "tool_use", "input": {SECRET: 5}}, {"type": "tool_use", "input": "<13 characters>"}),
+        ({"format": {"properties": {SECRET: {"type": "string"}}}}, {"format": "<46 characters>"}),
         ({"role": f"{SECRET} is a sentence"}, {"role": "<20 characters>"}),
         ({"usage": {"prompt_tokens": 3}, "finish_reason": "stop"}, {"usage": {"prompt_tokens": 3}, "finish_reason": "stop"}),
     ],
@@ -67,7 +68,7 @@ class AtOnce:
         return Future()
 
 
-def store(mode: CaptureMode, kept: int = 1000) -> Captures:
+def store(mode: CaptureMode, kept: int = 4000) -> Captures:
     made = Captures(mode, kept)
     made._executor = AtOnce()
     return made
@@ -94,3 +95,39 @@ def test_a_long_body_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     found = kept.get(1)
     assert found is not None
     assert found["request"] == {"truncated": True, "body": "q" * 10}
+
+
+def test_bodies_that_wait_for_the_thread_are_bounded_and_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "MAX_CAPTURE", 10)
+    monkeypatch.setattr(captures, "WAITING", 25)
+    waiting: list[tuple[Any, ...]] = []
+
+    class Later:
+        def submit(self, *call: Any) -> None:
+            waiting.append(call)
+
+    kept = Captures(CaptureMode.FULL)
+    kept._executor = Later()  # type: ignore[assignment]
+    for number in (1, 2, 3):
+        kept.keep(number, "/", b"q" * 300, b"a")
+    assert [len(call[3]) for call in waiting] == [10, 10], (
+        "the third is dropped, and of each only the beginning is held"
+    )
+    for function, *arguments in waiting:
+        function(*arguments)
+    kept.keep(4, "/", b"q", b"a")
+    assert len(waiting) == 3
+    assert [kept.has(number) for number in (1, 2, 3)] == [True, True, False]
+
+
+def test_small_bodies_are_bounded_too() -> None:
+    kept = store(CaptureMode.FULL, kept=10_000)
+    for number in range(100):
+        kept.keep(number, "/", b"", b"")
+    assert len(kept._entries) < 10
+
+
+def test_text_beyond_ascii_counts_as_what_it_takes_in_memory() -> None:
+    kept = store(CaptureMode.FULL, kept=10_000)
+    kept.keep(1, "/", ("\N{FIRE}" * 2400).encode(), b"")
+    assert not kept.has(1)

@@ -223,6 +223,47 @@ def loaded(seconds: float) -> list[dict[str, Any]]:
     return [switch | {"outcome": "completed", "phases": {"load": seconds}}]
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "at", "found"),
+    [
+        ("/v1/messages", {"max_tokens": 1}, ("error", "type"), "overloaded_error"),
+        ("/v1/messages/count_tokens", {}, ("error", "code"), "model_switching_in_progress"),
+        ("/api/chat", {}, ("code",), "model_switching_in_progress"),
+        ("/completion", {}, ("error", "type"), "model_loading"),
+    ],
+)
+def test_a_refusal_has_the_shape_of_each_api(
+    router: Router, path: str, more: dict[str, Any], at: tuple[str, ...], found: str
+) -> None:
+    router.ready("a", "", loading="Refuse")
+    with Client(router, post({**STREAM, **more}, path=path)) as client:
+        status, body = client.answer()
+    given = json.loads(body)
+    for name in at:
+        given = given[name]
+    assert (status, given) == (503, found)
+
+
+def test_a_request_that_loads_nothing_leaves_no_wish_behind_when_it_is_refused(router: Router) -> None:
+    router.ready("a", "", loading="Refuse")
+    with Client(router, b"GET /slots?model=a HTTP/1.1\r\nHost: h\r\nx-api-key: k\r\n\r\n") as client:
+        assert client.answer()[0] == 409
+    demand = router.call(router.world.handles[0].gate.demand)
+    assert (demand.retries, demand.wanted) == ({}, {})
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/completions"])
+def test_streams_without_reasoning_content_get_comments_instead(router: Router, path: str) -> None:
+    router.ready("a", "", loading="Reasoning", apis=["Anthropic"])
+    with (
+        Engine(answers(DONE)) as engine,
+        Client(router, post({**STREAM, "max_tokens": 1}, "Connection: close", path=path)) as client,
+    ):
+        client.head()
+        router.ready("a", engine.address, loading="Reasoning", apis=["Anthropic"])
+        assert b": hotseat {" in client.rest()
+
+
 def test_a_refused_client_is_told_the_learned_time(world: World) -> None:
     world.tell("w", model("a"))
     assert retry_after(world.find("a")) == 30.0

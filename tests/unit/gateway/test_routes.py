@@ -100,6 +100,14 @@ def test_one_without_a_model_loads_none(router: Router, request_: bytes) -> None
     assert router.world.handles[0].gate.demand().wanted == {}
 
 
+def test_an_answer_to_a_get_that_a_browser_shows_as_a_page_is_sandboxed(router: Router) -> None:
+    with Engine(answers(sized(b"<script>", b"Content-Type: text/html\r\n"))) as engine:
+        router.ready("a", engine.address)
+        with Client(router, get("/props?model=a")) as client:
+            assert "\r\nContent-Security-Policy: sandbox\r\n" in client.head()
+        router.connections.close()
+
+
 def test_one_without_a_model_is_for_the_default_model_if_there_is_one(router: Router) -> None:
     with Engine(answers(sized(b"{}"))) as engine:
         models, residents = (model("a"), model("b")), resident("b", engine.address)
@@ -312,9 +320,9 @@ def test_a_page_of_another_origin_cannot_open_a_websocket(router: Router, reques
 @pytest.mark.parametrize(
     ("request_", "status", "reason"),
     [
-        (post({"filename": "a"}, path="/slots/0?action=save"), 403, "not_allowed"),
-        (post({}, path="/slots/1?action=erase&model=a"), 403, "not_allowed"),
-        (post({"model": "a"}, path="/props"), 403, "not_allowed"),
+        (post({"filename": "a"}, path="/slots/0?action=save"), 403, "path_not_allowed"),
+        (post({}, path="/slots/1?action=erase&model=a"), 403, "path_not_allowed"),
+        (post({"model": "a"}, path="/props"), 403, "path_not_allowed"),
         (get("/v1/responses/resp_1"), 404, "not_found"),
         (get("/v1/responses/resp_1", method="DELETE"), 404, "not_found"),
         (post({}, path="/v1/responses/resp_1/cancel"), 404, "not_found"),

@@ -182,6 +182,41 @@ def test_a_stream_whose_begin_cannot_be_translated_is_502(router: Router) -> Non
         assert (status, code(body)) == (502, "upstream_failed")
 
 
+def test_an_answer_that_breaks_off_is_502(router: Router) -> None:
+    def script(peer: Any) -> None:
+        peer.request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"said"')
+
+    with Engine(script) as engine:
+        router.ready("a", engine.address)
+        with Client(router, shout()) as client:
+            status, body = client.answer()
+        assert (status, code(body)) == (502, "upstream_failed")
+    eventually(lambda: router.counts() == {"502": 1})
+
+
+def test_a_request_that_is_cancelled_within_an_answer_gets_the_reason(router: Router) -> None:
+    begun = threading.Event()
+
+    def script(peer: Any) -> None:
+        peer.request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"said"')
+        begun.set()
+        peer.until_closed()
+
+    records = router.http.service._inference.records
+    with Engine(script) as engine:
+        router.ready("a", engine.address)
+        with Client(router, shout()) as client:
+            assert begun.wait(10)
+            eventually(lambda: records._running[1]._exchange._status == 200)
+            records.cancel(f"{records._process}-1")
+            status, body = client.answer()
+        assert (status, code(body)) == (410, "request_cancelled")
+        assert engine.closed.wait(10)
+    eventually(lambda: router.counts() == {"410": 1})
+
+
 def error_of(stream: bytes) -> tuple[bytes, dict[str, Any]]:
     before, _, last = stream.rpartition(b"data: ")
     return before, json.loads(last)["error"]

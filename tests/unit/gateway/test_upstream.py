@@ -263,7 +263,8 @@ def switches(peer: Any) -> None:
 
 
 def test_a_websocket_is_relayed_and_sets_no_cookie(router: Router) -> None:
-    asked = get("/upstream/a/ws", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: k")
+    offered = "Sec-WebSocket-Protocol: openai-insecure-api-key.k, chat"
+    asked = get("/upstream/a/ws", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: k", offered)
     with Engine(switches) as engine:
         router.ready("a", engine.address)
         with Client(router, asked) as client:
@@ -272,6 +273,7 @@ def test_a_websocket_is_relayed_and_sets_no_cookie(router: Router) -> None:
             assert "Set-Cookie" not in head
             client.send(b"hi")
             client._read(lambda data: 0 if b"<hi>" in data else None)
+        assert b"Sec-WebSocket-Protocol: chat\r\n" in engine.requests[0], "the key is for hotseat"
         router.connections.close()
     eventually(lambda: router.counts() == {"101": 1} or router.counts() == {"499": 1})
 

@@ -34,7 +34,7 @@ def llamacpp_blueprint() -> Blueprint:
     def slot_action(slot: str) -> Response:  # noqa: ARG001
         raise Forbidden(
             "Actions on slots are not allowed: hotseat saves and restores the prompt caches of its engines itself.",
-            code="not_allowed",
+            code="path_not_allowed",
         )
 
     @blueprint.post("/props")
@@ -42,7 +42,7 @@ def llamacpp_blueprint() -> Blueprint:
     def change_props() -> Response:
         raise Forbidden(
             "Properties of an engine cannot be changed by a request: set them in the Model (spec.args).",
-            code="not_allowed",
+            code="path_not_allowed",
         )
 
     return blueprint

@@ -57,6 +57,12 @@ def test_an_unknown_name_is_an_error_in_the_shape_of_ollama(router: Router) -> N
     assert "The model `b` does not exist" in json.loads(body)["error"]
 
 
+def test_a_near_name_is_found_although_clients_add_a_tag(router: Router) -> None:  # noqa: F811
+    router.ready("a", "", names=["Gemma-3"])
+    with Client(router, post(HELLO | {"model": "gemma3:latest"}, path="/api/chat")) as client:
+        assert "Did you mean `Gemma-3`?" in json.loads(client.answer()[1])["error"]
+
+
 def test_a_stream_is_one_of_lines(router: Router) -> None:  # noqa: F811
     deltas = [{"content": "hel"}, {"content": "lo"}]
     events = [event({"choices": [{"delta": delta}]}) for delta in deltas]
