@@ -194,7 +194,7 @@ class InferenceRequest:
             return
         routed = RoutedRequest(inference.registry, target, requested, self._route.capability, len(body.raw))
         self._routed = routed
-        self._number = inference.records.begin(self)
+        self._number, self._response.request_id = inference.records.begin(self, self._head.id_header)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
         loading = loading_of(self._head.loading, target)
