@@ -7,6 +7,7 @@ import threading
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -45,6 +46,24 @@ def hotseat(shared: Hotseat) -> Hotseat:
 def client(hotseat: Hotseat) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{hotseat.url}/v1", api_key="unused", max_retries=0) as made:
         yield made
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_chat_and_a_tool(client: openai.OpenAI, streamed: bool) -> None:
+    def ask(said: str, **more: Any) -> Any:
+        asked = {"model": "gpt-5", "messages": [{"role": "user", "content": said}], **more}
+        if not streamed:
+            return client.chat.completions.create(**asked).choices[0].message
+        with client.chat.completions.stream(**asked) as stream:
+            return stream.get_final_completion().choices[0].message
+
+    assert ask("hello").content.startswith("a: hello")
+    tool = {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    }
+    (call,) = ask("weather", tools=[tool]).tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "weather"}')
 
 
 def test_responses(client: openai.OpenAI, hotseat: Hotseat) -> None:

@@ -1,6 +1,7 @@
 """Requests as an operator sees them at a hotseat that runs: what they took, how one is cancelled, and captured bodies."""
 
 import json
+from base64 import b64decode
 from pathlib import Path
 
 from .conftest import Up
@@ -68,3 +69,13 @@ def test_bodies_are_captured_whole_if_that_is_wanted_also_of_an_error(up: Up) ->
         told = hotseat.get(f"/api/captures/{row['id']}").json()
         assert "sesame" in told["request"]["body"]
         assert told["response"] == {"truncated": False, "body": answer.body.decode()}
+    listed = hotseat.get("/api/metrics").json()
+    assert [(row["id"], row["resp_status_code"], row["has_capture"]) for row in listed] == [
+        (1, 200, True),
+        (2, 500, True),
+    ]
+    told = hotseat.get("/api/captures/2").json()
+    assert (told["id"], told["req_path"], told["req_headers"]) == (2, "/v1/chat/completions", {})
+    assert b64decode(told["resp_body"]) == failed.body
+    assert b"sesame" in b64decode(told["req_body"])
+    assert hotseat.get("/api/captures/3").status == 404

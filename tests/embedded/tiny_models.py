@@ -1,4 +1,6 @@
-"""Models of some hundred kilobytes with a recurrent state, and weights by chance: what they say has no sense, but depends on all that they read.
+"""Models of some hundred kilobytes with weights by chance: what they say has no sense, but depends on all that they read.
+
+Two have a recurrent state. BERT is for embeddings, and with a head for one label it ranks.
 
 A token is a byte. The names of keys and tensors are those of llama.cpp.
 """
@@ -13,22 +15,24 @@ Value = int | float | str | list[int] | list[float] | list[str]
 Tensor = tuple[str, tuple[int, ...], Callable[[random.Random], float]]
 
 WIDTH, INNER, LAYERS = 64, 128, 3
+CONTEXT = 4096
 STATE, RANK, CONV = 16, 4, 4  # of Mamba
 HEADS, HEAD = 4, WIDTH // 4  # of attention
 KEY_HEADS = [0, 2, 0]  # of each layer: those without attention have a short convolution
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-TYPES = {int: 4, float: 6, str: 8}  # of values: u32, f32 and string
+TYPES = {int: 4, float: 6, bool: 7, str: 8}  # of values: u32, f32, boolean and string
+MEAN, RANK_POOLING = 1, 4
 ITEMS = {**TYPES, int: 5}  # of values in an array: i32, f32 and string
 ARRAY = 9
 
 
 def write(architecture: str, path: Path) -> None:
-    """Write a model: mamba (every layer has a recurrent state) or lfm2 (a hybrid)."""
+    """Write a model: mamba (every layer has a recurrent state), lfm2 (a hybrid), bert (for embeddings) or bert-rank."""
     chance = random.Random(architecture)
     tensors = [
         (name, shape, array.array("f", (kind(chance) for _ in range(_size(shape)))).tobytes())
-        for name, shape, kind in (*_common(architecture), *(_mamba() if architecture == "mamba" else _lfm2()))
+        for name, shape, kind in _tensors(architecture)
     ]
     metadata = _metadata(architecture)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
@@ -51,12 +55,16 @@ def _metadata(architecture: str) -> dict[str, Value]:
     if architecture == "lfm2":
         own = {"shortconv.l_cache": 3, "rope.freq_base": 10000.0, "vocab_size": len(TOKENS)}
         own |= {"attention.head_count": HEADS, "attention.head_count_kv": KEY_HEADS, "feed_forward_length": INNER}
+    if architecture.startswith("bert"):
+        own = {"attention.head_count": HEADS, "feed_forward_length": INNER, "attention.layer_norm_epsilon": 1e-5}
+        own |= {"attention.causal": False, "pooling_type": RANK_POOLING if architecture == "bert-rank" else MEAN}
     own |= {
-        "context_length": 4096,
+        "context_length": CONTEXT,
         "embedding_length": WIDTH,
         "block_count": LAYERS,
         "attention.layer_norm_rms_epsilon": 1e-5,
     }
+    architecture = architecture.removesuffix("-rank")
     return {
         "general.architecture": architecture,
         **{f"{architecture}.{key}": value for key, value in own.items()},
@@ -67,8 +75,20 @@ def _metadata(architecture: str) -> dict[str, Value]:
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.token_type_count": 2,
         "tokenizer.chat_template": TEMPLATE,
     }
+
+
+def _tensors(architecture: str) -> Iterator[Tensor]:
+    if architecture.startswith("bert"):
+        yield from _bert()
+        if architecture == "bert-rank":
+            yield "cls.output.weight", (WIDTH, 1), _narrow
+            yield "cls.output.bias", (1,), _narrow
+        return
+    yield from _common(architecture)
+    yield from _mamba() if architecture == "mamba" else _lfm2()
 
 
 def _common(architecture: str) -> Iterator[Tensor]:
@@ -112,6 +132,23 @@ def _lfm2() -> Iterator[Tensor]:
         yield f"{block}attn_output.weight", (WIDTH, WIDTH), _narrow
 
 
+def _bert() -> Iterator[Tensor]:
+    yield "token_embd.weight", (WIDTH, len(TOKENS)), _wide
+    yield "token_types.weight", (WIDTH, 2), _narrow
+    yield "position_embd.weight", (WIDTH, CONTEXT), _narrow
+    yield "token_embd_norm.weight", (WIDTH,), _one
+    yield "token_embd_norm.bias", (WIDTH,), _narrow
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        shapes = {f"attn_{part}": (WIDTH, WIDTH) for part in ("q", "k", "v", "output")}
+        for part, shape in {**shapes, "ffn_up": (WIDTH, INNER), "ffn_down": (INNER, WIDTH)}.items():
+            yield f"{block}{part}.weight", shape, _narrow
+            yield f"{block}{part}.bias", shape[1:], _narrow
+        for part in ("attn_output_norm", "layer_output_norm"):
+            yield f"{block}{part}.weight", (WIDTH,), _one
+            yield f"{block}{part}.bias", (WIDTH,), _narrow
+
+
 def _wide(chance: random.Random) -> float:
     return chance.gauss(0.0, 1.0)
 
@@ -151,4 +188,6 @@ def _value(value: Value) -> bytes:
 
 
 def _plain(value: float | str) -> bytes:
-    return _text(value) if isinstance(value, str) else struct.pack("<f" if isinstance(value, float) else "<i", value)
+    if isinstance(value, str):
+        return _text(value)
+    return struct.pack({float: "<f", bool: "<?", int: "<i"}[type(value)], value)

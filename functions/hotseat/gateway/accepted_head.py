@@ -51,6 +51,7 @@ class AcceptedHead:
         "_options",
         "_tenants",
         "encoded",
+        "id_header",
         "in_query",
         "key",
         "loading",
@@ -66,6 +67,9 @@ class AcceptedHead:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
         self.route, self.key = route, key
+        self.id_header = (
+            b"request-id" if route.api is Api.ANTHROPIC else b"X-Request-Id"
+        )  # as clients of the API know it
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body

@@ -198,7 +198,7 @@ class InferenceRequest:
             self._unload(target, body)
             return
         self._routed = routed = RoutedRequest(registry, target, requested, route.capability, len(body.raw))
-        self._number = inference.records.begin(self)
+        self._number, self._response.request_id = inference.records.begin(self, self._head.id_header)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
         loading = loading_of(self._head.loading, target)

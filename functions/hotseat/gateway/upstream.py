@@ -94,7 +94,7 @@ class UpstreamRequest(InferenceRequest):
             return
         self._routed = routed = UpstreamRouting(inference.registry, route, head.name, None, len(self._sent))
         self._model = route.model.shown_name
-        self._number = inference.records.begin(self)
+        self._number, self._response.request_id = inference.records.begin(self, head.id_header)
         options = head.options(self._request, route.handle.workspace.spec.tenants)
         if head.at_once:
             load = f"POST /api/models/{header_value(route.model.name)}/load"

@@ -1,6 +1,7 @@
 """Requests as operators see them: in flight and ended, by id, and cancelled wherever they are."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,6 +21,18 @@ from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, si
 from tests.unit.gateway.test_inference import CHAT, Router, external, post, router
 
 __all__ = ["router"]  # a fixture
+
+
+def in_turn(*responses: bytes) -> Any:
+    """Script: each request gets the next one."""
+    left = iter(responses)
+
+    def script(peer: Any) -> None:
+        while peer.request():
+            peer.send(next(left))
+
+    return script
+
 
 USAGE = b'{"usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
 
@@ -58,6 +71,47 @@ def test_an_ended_request_tells_its_times_and_tokens(router: Router) -> None:
     tokens = {"prompt_tokens": 3, "cached_tokens": None, "completion_tokens": 2, "tokens_per_second": None}
     assert row.items() >= {**known, **tokens, "switch_seconds": None, "ttft": None, "captured": False}.items()
     assert 0 <= row["waited"] <= row["seconds"]
+
+
+@pytest.mark.parametrize(("path", "header"), [("/v1/chat/completions", "X-Request-Id"), ("/v1/messages", "request-id")])
+def test_an_answer_has_the_id_of_its_row(router: Router, path: str, header: str) -> None:
+    """Whole, as an error, and if the engine has ids too, which have another name then."""
+    theirs = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: theirs\r\nrequest-id: theirs\r\n\r\n{}"
+    with Engine(in_turn(sized(b"{}"), theirs, b"what")) as engine:
+        router.ready("a", engine.address, apis=["OpenAI", "Anthropic"])
+        heads = []
+        for model in ("a", "a", "a", "nobody"):
+            with Client(router, post({**CHAT, "model": model}, "Connection: close", path=path)) as client:
+                heads.append(client.rest().partition(b"\r\n\r\n")[0].decode() + "\r\n")
+        router.connections.close()
+    told = [re.findall(r"(?im)^([a-z-]*request-id): (.*?)\r$", head) for head in heads]
+    first, second, failed = (row["id"] for row in reversed(rows(router)))
+    engines = ("X-Engine-Request-Id", "theirs")
+    assert told == [[(header, first)], [engines, engines, (header, second)], [(header, failed)], []]
+
+
+def test_figures_in_the_form_of_llama_swap(router: Router) -> None:
+    timings = b'{"timings": {"prompt_n": 3, "cache_n": 2, "predicted_n": 4, "predicted_per_second": 8}}'
+    with Engine(in_turn(sized(USAGE), sized(timings))) as engine:
+        router.ready("a", engine.address, names=["shown"])
+        with Client(router, post(CHAT) * 2) as client:
+            for _ in range(2):
+                client.answer()
+        router.ready("a", "", names=["shown"])
+        with Client(router, post(CHAT)):
+            eventually(lambda: router.world.held() == 1)
+            status, found = get(router, "/api/metrics")
+        router.connections.close()
+    assert status == 200
+    first, second = found
+    assert (first["id"], second["id"]) == (1, 2)
+    tokens = {"input_tokens": 3, "output_tokens": 2, "cache_tokens": -1, "tokens_per_second": -1}
+    assert first.items() >= {**tokens, "model": "shown", "resp_status_code": 200, "has_capture": False}.items()
+    assert first["tokens"].items() >= tokens.items()
+    assert second["tokens"].items() >= {"input_tokens": 5, "output_tokens": 4, "cache_tokens": 2}.items()
+    assert second["tokens_per_second"] == 8
+    assert first["timestamp"] <= second["timestamp"]
+    assert second["duration_ms"] >= 0
 
 
 def test_a_stream_tells_its_first_token_while_it_goes_on(router: Router) -> None:
@@ -155,7 +209,7 @@ def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(rout
 
 @pytest.mark.parametrize("id_", ["1", "x-1", "-", "{}-99", "{}-0", "{}-x", "{}-" + "9" * 30])
 def test_an_unknown_id_is_not_found(router: Router, id_: str) -> None:
-    process = router.http.service._inference.records._process
+    process = router.http.service._inference.records._process.decode()
     assert get(router, f"/api/requests/{id_.format(process)}/cancel", "POST")[0] == 404
     status, body = get(router, f"/api/captures/{id_.format(process)}")
     assert (status, "--capture" in body["error"]["message"]) == (404, True)

@@ -168,7 +168,7 @@ class Response:
     """One response. `begin`, `write` and `end` never wait; a `writer` is told to pause while the client reads too slowly.
 
     After `begun`, errors can only be sent in the body, after `ended` not at all. `sent` counts bytes of the body. `capture`, if it is
-    set, gets their first MAX_CAPTURE.
+    set, gets their first MAX_CAPTURE. `request_id` is a header, encoded, or empty.
     """
 
     __slots__ = (
@@ -182,6 +182,7 @@ class Response:
         "begun",
         "capture",
         "ended",
+        "request_id",
         "sent",
         "status",
         "writer",
@@ -193,6 +194,7 @@ class Response:
         self.sent = 0
         self.status = 0
         self.capture: bytearray | None = None
+        self.request_id = b""
         self.writer: ResponseWriter | None = None
         self._connection = connection
         self._chunked = False
@@ -231,7 +233,7 @@ class Response:
         self._chunked = self._modern and not counted and not bodiless
         if self._connection.closes_next or not (counted or self._chunked or bodiless):
             self._keep = False
-        head = [b"HTTP/1.1 ", status.encode("latin-1"), b"\r\n", _date_line(), fields]
+        head = [b"HTTP/1.1 ", status.encode("latin-1"), b"\r\n", _date_line(), fields, self.request_id]
         if self._extra:
             head.append(encode_fields(self._extra))
         if self._chunked:
@@ -285,7 +287,7 @@ class Response:
         """Switch protocols. The client's bytes go to `tunnel`."""
         extra = encode_fields(self._extra)
         self.begun, self.status = True, 101
-        self._connection.send([b"HTTP/1.1 101 Switching Protocols\r\n", fields, extra, b"\r\n"])
+        self._connection.send([b"HTTP/1.1 101 Switching Protocols\r\n", fields, self.request_id, extra, b"\r\n"])
         self._connection.open_tunnel(tunnel)
 
     def write_tunnel(self, data: bytes) -> None:

@@ -29,6 +29,9 @@ _NAMED_ANYWAY = frozenset({b"", b"close", b"keep-alive"})
 _NOT_TO_CLIENT = _HOP_BY_HOP | {
     b"date", b"server", b"content-length",
 }  # fmt: skip
+# hotseat's own id is the one that /api/requests has.
+_REQUEST_IDS = frozenset({b"x-request-id", b"request-id"})
+_ENGINES_ID = b"X-Engine-Request-Id"
 _CORS = b"access-control-"
 _HOTSEATS = (_CORS, b"x-hotseat-", b"x-queue-")
 _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -153,7 +156,7 @@ def read_response(  # noqa: C901, PLR0912 — one branch a header that matters
             cached = True
         elif key.startswith(_HOTSEATS):
             continue
-        kept.append(b"%b: %b\r\n" % (name, value))
+        kept.append(b"%b: %b\r\n" % (_ENGINES_ID if key in _REQUEST_IDS else name, value))
     if coding is not None and coding.strip().lower() != b"chunked":
         raise UpstreamFailed("The engine's response has an unsupported Transfer-Encoding.")
     if named - _NAMED_ANYWAY:

@@ -100,7 +100,7 @@ def test_a_response_keeps_its_own_fields_only():
     )  # fmt: skip
     assert lines(head) == [
         b"Content-Type: application/json", b"Content-Encoding: gzip", b"Set-Cookie: a=1", b"Set-Cookie: b=2",
-        b"X-Request-Id: 7",
+        b"X-Engine-Request-Id: 7",
     ]  # fmt: skip
     assert (head.status, head.length, head.keep_alive, head.encoded) == ("200 OK", b"5", False, "gzip")
 
