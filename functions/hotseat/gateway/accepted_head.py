@@ -50,6 +50,7 @@ class AcceptedHead:
     __slots__ = (
         "_options",
         "_tenants",
+        "boundary",
         "encoded",
         "in_query",
         "key",
@@ -70,11 +71,12 @@ class AcceptedHead:
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body
         self.rename: Callable[[Body, str], bytes] = rename_model
+        self.boundary = b""  # of a form
         self.in_query = request.method != "POST"
         if self.in_query:
             self.parse, self.rename = partial(parse_query, request.query), rename_query
         elif route.form and is_form(kind := request.headers.get("content-type", "")):
-            boundary = boundary_of(kind)
+            boundary = self.boundary = boundary_of(kind)
             self.parse, self.rename = partial(parse_form, boundary=boundary), partial(rename_form, boundary=boundary)
         if route.upgrade:
             if not request.upgrade:
