@@ -22,8 +22,9 @@ from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.captures import CaptureMode
-from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit
+from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
+from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.files import Debouncer, snapshot
 from hotseat.manifests.loading import Manifest, load
@@ -53,6 +54,7 @@ class Settings:
     keys: tuple[str, ...] = ()
     sink: str | None = None
     max_body: int = MAX_BODY
+    max_form: int = MAX_FORM  # 0: forms are held in memory, as all bodies
     cors: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     concurrency: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # of long requests
@@ -145,6 +147,7 @@ class App:
             caches=self.runtime,
             capture=settings.capture,
             upstream_port=settings.upstream_port,
+            spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
         )
 
     def begin(self) -> None:

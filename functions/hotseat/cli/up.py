@@ -19,7 +19,7 @@ from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
-from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
+from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
 from hotseat.gateway.threads import Threads
 from hotseat.manifests.loading import Manifest, load
@@ -119,6 +119,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
     callback=_size,
     help="Maximum size of a request body.",
 )
+@click.option("--max-form", default=f"{MAX_FORM // 2**30}Gi", show_default=True, callback=_size,
+              help="Maximum size of a form (multipart/form-data). Forms above 256Ki are kept in files in the state directory until they "
+                  "are answered, all together at most four times this size. 0: forms are held in memory, within --max-body.")  # fmt: skip
 @click.option(
     "--max-header", default="64Ki", show_default=True, callback=_size, help="Maximum size of the headers of a request."
 )
@@ -157,6 +160,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     cors: tuple[str, ...],
     hosts: tuple[str, ...],
     max_body: int,
+    max_form: int,
     max_header: int,
     header_timeout: float,
     body_timeout: float,
@@ -200,6 +204,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         keys=all_keys,
         sink=sink,
         max_body=max_body,
+        max_form=max_form,
         cors=cors,
         hosts=(*hosts, host),
         watch=not no_watch,

@@ -274,10 +274,15 @@ class MockConnection:
         return found
 
     def _read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+        pieces, have = [self._buffer], len(self._buffer)
+        while have < size:
+            self._buffer = b""
             if not self._receive():
                 raise Disconnected
-        found, self._buffer = self._buffer[:size], self._buffer[size:]
+            pieces.append(self._buffer)
+            have += len(self._buffer)
+        received = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        found, self._buffer = received[:size], received[size:]
         return found
 
     def _receive(self) -> bool:

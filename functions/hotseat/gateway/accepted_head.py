@@ -17,6 +17,8 @@ from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option,
 
 _OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
+REQUEST_ID = b"X-Request-Id"
+
 Translate = Callable[[bytes, str, str], Translation]
 
 
@@ -50,6 +52,7 @@ class AcceptedHead:
     __slots__ = (
         "_options",
         "_tenants",
+        "boundary",
         "encoded",
         "id_header",
         "in_query",
@@ -67,18 +70,17 @@ class AcceptedHead:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
         self.route, self.key = route, key
-        self.id_header = (
-            b"request-id" if route.api is Api.ANTHROPIC else b"X-Request-Id"
-        )  # as clients of the API know it
+        self.id_header = b"request-id" if route.api is Api.ANTHROPIC else REQUEST_ID  # as clients of the API know it
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body
         self.rename: Callable[[Body, str], bytes] = rename_model
+        self.boundary = b""  # of a form
         self.in_query = request.method != "POST"
         if self.in_query:
             self.parse, self.rename = partial(parse_query, request.query), rename_query
         elif route.form and is_form(kind := request.headers.get("content-type", "")):
-            boundary = boundary_of(kind)
+            boundary = self.boundary = boundary_of(kind)
             self.parse, self.rename = partial(parse_form, boundary=boundary), partial(rename_form, boundary=boundary)
         if route.upgrade and not request.upgrade:
             raise BadRequest(f"{route.path} is for WebSockets: the request must ask for an upgrade.")

@@ -5,20 +5,28 @@ forms that all of them read alike are accepted. In particular, the boundary must
 """
 
 import re
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from hotseat.core.errors import BadRequest, shortened
 from hotseat.core.messages import message
 from hotseat.gateway.body import Body
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FORM = "multipart/form-data"
 MAX_PARTS = 1000
 MAX_PART_HEAD = 8192  # bytes of the headers of a part
+MAX_NAME = 8192  # bytes of the value of `model`
 _SLICE = 262_144  # bytes that are searched without a pause for other threads
 _CRLF = b"\r\n"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 — of RFC 9110
 _PARAMETER = re.compile(rf';[ \t]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*', re.DOTALL)
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_TRUE = b"true"
+_READ = frozenset({"model", "stream"})  # fields whose values are read
+_EPILOGUE = "The form has bytes after its last boundary."
+_PART_HEAD = f"The headers of a part of the form do not end with an empty line, or exceed {MAX_PART_HEAD} bytes."
 _NOT_A_DELIMITER = "The boundary of the form occurs within its data, or its lines do not end with CR LF."
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 
@@ -51,60 +59,136 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parse_form(raw: bytes, boundary: bytes) -> Form:
-    """Parse a form. Raise BadRequest if it is malformed."""
-    model: str | None = None
-    stream = False
-    first = _start(raw)
-    span = first, first
-    for head, start, end in _parts(raw, b"--" + boundary, first):
-        name = _name(bytes(raw[head : start - 4]))
-        if name == "model":
-            if model is not None:
-                raise BadRequest("The form has more than one `model`.", param="model")
-            model, span = _text(raw[start:end]), (start, end)
-        elif name == "stream":
-            stream = raw[start:end].lower() == b"true"
-    return Form(raw, model, stream, *span)
+    """Parse a form. Raise BadRequest if it is malformed. Other threads have their turn meanwhile."""
+    scanner, view = FormScanner(boundary), memoryview(raw)
+    for at in range(0, len(raw), _SLICE):
+        scanner.feed(view[at : at + _SLICE])
+    return scanner.form(raw)
 
 
-def _start(raw: bytes) -> int:
-    return 2 if raw[:2] == _CRLF else 0
+class FormScanner:
+    """Parses a form that comes in pieces. It keeps no more than one piece and the headers or the name that it is in."""
 
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"--" + boundary
+        self._step: Callable[[], bool] = self._begin  # returns False if it needs more
+        self._buffer = bytearray()
+        self._at = 0  # in the buffer: what is before it has been parsed
+        self._dropped = 0  # bytes of the form before the buffer
+        self._parts = 0
+        self._field = ""
+        self._model: str | None = None
+        self._stream = False
+        self._start = self._end = 0
 
-def _parts(raw: bytes, delimiter: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """Yield for each part where its headers start, and where its value starts and ends."""
-    if raw[at : at + len(delimiter)] != delimiter:
-        raise BadRequest("The form does not begin with its boundary.")
-    for _ in range(MAX_PARTS):
-        at += len(delimiter)
-        what = raw[at : at + 2]
-        if what == b"--":
-            if raw[at + 2 :] not in (b"", _CRLF):
-                raise BadRequest("The form has bytes after its last boundary.")
-            return
-        if what != _CRLF:
-            raise BadRequest(_NOT_A_DELIMITER)
-        head, at = at + 2, _find(raw, delimiter, at + 2)
-        if at < 0:
+    def feed(self, data: bytes | memoryview) -> None:
+        """Parse more. Raise BadRequest if the form is malformed."""
+        self._buffer += data
+        while self._step():
+            pass
+        del self._buffer[: self._at]
+        self._dropped += self._at
+        self._at = 0
+
+    def form(self, raw: bytes = b"") -> Form:
+        """Return the form after its last piece. `raw`: its bytes, if they are held. Raise BadRequest if it is incomplete."""
+        if self._step == self._begin:
+            raise BadRequest("The form does not begin with its boundary.")
+        if self._step != self._finish:
             raise BadRequest("The form is incomplete: its last boundary is missing.")
-        if raw[at - 2 : at] != _CRLF:
+        if self._buffer not in (b"", _CRLF):
+            raise BadRequest(_EPILOGUE)
+        return Form(raw, self._model, self._stream, self._start, self._end)
+
+    def _begin(self) -> bool:
+        buffer, delimiter = self._buffer, self._delimiter
+        first = 2 if buffer.startswith(_CRLF) else 0
+        if len(buffer) < first + len(delimiter):
+            return False
+        if not buffer.startswith(delimiter, first):
+            raise BadRequest("The form does not begin with its boundary.")
+        self._start = self._end = first
+        self._at = first + len(delimiter)
+        self._step = self._after_delimiter
+        return True
+
+    def _after_delimiter(self) -> bool:
+        what = self._buffer[self._at : self._at + 2]
+        if len(what) < 2:  # noqa: PLR2004
+            return False
+        self._at += 2
+        if what == b"--":
+            self._step = self._finish
+        elif what == _CRLF:
+            self._parts += 1
+            if self._parts > MAX_PARTS:
+                raise BadRequest(f"The form has more than {MAX_PARTS} parts.")
+            self._step = self._head
+        else:
             raise BadRequest(_NOT_A_DELIMITER)
-        end_of_head = raw.find(_CRLF + _CRLF, head, min(at - 2, head + MAX_PART_HEAD))
-        if end_of_head < 0:
-            raise BadRequest(
-                f"The headers of a part of the form do not end with an empty line, or exceed {MAX_PART_HEAD} bytes."
-            )
-        yield head, end_of_head + 4, at - 2
-    raise BadRequest(f"The form has more than {MAX_PARTS} parts.")
+        return True
+
+    def _head(self) -> bool:
+        buffer, at = self._buffer, self._at
+        end = buffer.find(_CRLF + _CRLF, at, at + MAX_PART_HEAD)
+        delimiter = buffer.find(self._delimiter, at, at + MAX_PART_HEAD if end < 0 else end)
+        if delimiter > at and not buffer.endswith(_CRLF, at, delimiter):
+            raise BadRequest(_NOT_A_DELIMITER)
+        if delimiter >= 0 or end == at or (end < 0 and len(buffer) >= at + MAX_PART_HEAD):
+            raise BadRequest(_PART_HEAD)
+        if end < 0:
+            return False
+        self._field = _name(bytes(buffer[at:end]))
+        if self._field == "model" and self._model is not None:
+            raise BadRequest("The form has more than one `model`.", param="model")
+        self._at = end + 4
+        self._step = self._value
+        return True
+
+    def _value(self) -> bool:
+        buffer, at, field = self._buffer, self._at, self._field
+        found = buffer.find(self._delimiter, at)
+        # Where the value ends, at the earliest: a part of the next delimiter may have come.
+        end = (found if found >= 0 else len(buffer) - len(self._delimiter) + 1) - 2
+        if field == "model" and end - at > MAX_NAME:
+            raise BadRequest(f"The field `model` of the form has more than {MAX_NAME} bytes.", param="model")
+        if field == "stream" and end - at > len(_TRUE):
+            field = self._field = ""  # another value, however it goes on
+            self._stream = False
+        if found < 0:
+            if field not in _READ and end > at:
+                self._at = end
+            return False
+        if end < at or buffer[end:found] != _CRLF:
+            raise BadRequest(_PART_HEAD if found == at else _NOT_A_DELIMITER)
+        if field == "model":
+            self._model = _text(bytes(buffer[at:end]))
+            self._start, self._end = self._dropped + at, self._dropped + end
+        elif field == "stream":
+            self._stream = buffer[at:end].lower() == _TRUE
+        self._at = found + len(self._delimiter)
+        self._step = self._after_delimiter
+        return True
+
+    def _finish(self) -> bool:
+        if len(self._buffer) - self._at > len(_CRLF):
+            raise BadRequest(_EPILOGUE)
+        return False
 
 
 def rename_form(form: Body, name: str, boundary: bytes) -> bytes:
     """Replace the value of `model`, or insert the field if the form has none. Everything else keeps the client's bytes."""
     assert isinstance(form, Form)  # noqa: S101
+    value = new_value(form, name, boundary)
+    return b"".join([memoryview(form.raw)[: form.start], value, memoryview(form.raw)[form.end :]])
+
+
+def new_value(form: Form, name: str, boundary: bytes) -> bytes:
+    """Return what stands from `start` to `end` of the form if `name` is its model."""
     value = name.encode()
     if form.model is None:
         value = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n' % (boundary, value)
-    return b"".join([memoryview(form.raw)[: form.start], value, memoryview(form.raw)[form.end :]])
+    return value
 
 
 def _name(head: bytes) -> str:
@@ -157,12 +241,3 @@ def _text(value: bytes) -> str:
     if not text:
         raise BadRequest("The field `model` of the form must be the name of a model, in UTF-8.", param="model")
     return text
-
-
-def _find(raw: bytes, what: bytes, start: int) -> int:
-    """Find bytes, as `raw.find`. Other threads have their turn meanwhile."""
-    for at in range(start, len(raw), _SLICE):
-        found = raw.find(what, at, at + _SLICE + len(what) - 1)
-        if found >= 0:
-            return found
-    return -1

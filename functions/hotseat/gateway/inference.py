@@ -91,7 +91,7 @@ class Inference:
 
 
 class InferenceRequest:
-    """One request. Methods are called on the loop, in the order of its course; each returns at once."""
+    """One request. Methods are called on the loop, in the order of its course, and return at once. `held`: bytes of its body in memory."""
 
     __slots__ = (
         "_body",
@@ -118,7 +118,7 @@ class InferenceRequest:
         "max_body",
     )
 
-    def __init__(self, inference: Inference, request: Request, head: AcceptedHead) -> None:
+    def __init__(self, inference: Inference, request: Request, head: AcceptedHead, held: int | None = None) -> None:
         self.max_body = inference.max_body
         self._inference, self._request, self._head, self._route = inference, request, head, head.route
         self._started = time.monotonic()
@@ -137,7 +137,7 @@ class InferenceRequest:
         self._waits = self._over = False
         inference.concurrency.take()
         try:
-            size = request.length or 0
+            size = (request.length or 0) if held is None else held
             self._body_bytes = inference.body_budget.take(size) if size <= self.max_body else 0
         except HotseatError:
             inference.concurrency.give_back()
@@ -211,7 +211,7 @@ class InferenceRequest:
 
     def _translate_early(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         """Translate the request before it can load anything, and submit it."""
-        name, asked = _engine_name(routed), _asked(routed, body)
+        name, asked = engine_name(routed), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
             self._ready = (name, asked, translation)
@@ -303,7 +303,7 @@ class InferenceRequest:
     def _relay(self, routed: RoutedRequest) -> None:
         body = self._body
         assert body is not None  # noqa: S101
-        name = _engine_name(routed)
+        name = engine_name(routed)
         if self._news is not None:
             self._news.end()
         self._translation = None
@@ -581,7 +581,7 @@ class InferenceRequest:
             self._guarded(_raise, error)
 
 
-def _engine_name(routed: RoutedRequest) -> str:
+def engine_name(routed: RoutedRequest) -> str:
     """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
     model, asked = routed.route.model, routed.requested_name
     return asked if model.spec.url and asked and not model.spec.engine_model_name else model.engine_model_name

@@ -11,6 +11,7 @@ from hotseat.core.errors import HotseatError, QueueFull, Unavailable
 from hotseat.gateway.threads import MIN_THREADS, Threads
 
 MAX_BODY = 64 * 2**20  # bytes of a request body, where no other limit is set
+MAX_FORM = 2**30  # bytes of a form in a file, where no other limit is set
 OUR_TASKS = 2 / 3  # share of the limit on processes and threads
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -165,11 +166,11 @@ def _too_many(what: str, limit: int) -> QueueFull:
 class BodyBudget:
     """Limit on the bytes of request bodies, which are held until the answer has ended. It is used on the event loop only.
 
-    At most `most` bytes. A single body can be larger.
+    At most `most` bytes. A single body can be larger. `what` is limited: memory, or space on a disk.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, what: str = "memory") -> None:
+        self._most, self._what = most, what
         self._kept = 0
 
     def take(self, size: int) -> int:
@@ -178,7 +179,7 @@ class BodyBudget:
         Raise QueueFull if there is no room.
         """
         if self._kept and self._kept + size > self._most:
-            message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
+            message = f"the bodies of all requests would exceed the {self._what} limit ({self._kept} bytes held, limit {self._most})"
             raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
         self._kept += size
         return size

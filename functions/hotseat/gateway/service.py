@@ -7,10 +7,12 @@ from hotseat.gateway.apis import find_route
 from hotseat.gateway.auth import Keys, without_key
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.errors import api_kind
+from hotseat.gateway.form_request import FormRequest
 from hotseat.gateway.http.interfaces import Handler
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.inference import Inference
+from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
 OPEN_PATHS = frozenset({"/health"})  # without a key
@@ -18,7 +20,10 @@ FLASK_BODY = 65536  # bytes of a body; the routes in Flask use little
 
 
 class GatewayService:
-    """Authenticates each request by its head. Inference is handled on the loop, everything else by `flask`."""
+    """Authenticates each request by its head. Inference is handled on the loop, everything else by `flask`.
+
+    `spool`: where large forms are kept. None: in memory.
+    """
 
     def __init__(
         self,
@@ -29,14 +34,15 @@ class GatewayService:
         *,
         admin_port: int | None = None,
         upstream_port: int | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
-        self._admin_port, self._upstream_port = admin_port, upstream_port
+        self._admin_port, self._upstream_port, self._spool = admin_port, upstream_port, spool
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
         if isinstance(known := request.accepted, AcceptedHead):
-            return self._inference.handler(request, known)
+            return self._form(request, known) if known.boundary else self._inference.handler(request, known)
         if "origin" in request.headers:
             request.extra = self._browsers.headers(request.headers, request.method)
             if request.extra and request.method == "OPTIONS":
@@ -57,7 +63,15 @@ class GatewayService:
         head = AcceptedHead(request, route, key)
         if "origin" not in request.headers:  # keys and rules for browsers do not change
             request.accepted = head
-        return self._inference.handler(request, head)
+        return self._form(request, head) if head.boundary else self._inference.handler(request, head)
+
+    def _form(self, request: Request, head: AcceptedHead) -> Handler:
+        spool = self._spool
+        return (
+            self._inference.handler(request, head)
+            if spool is None
+            else FormRequest(self._inference, request, head, spool)
+        )
 
     def refused(self, request: Request | None, error: HotseatError) -> None:
         """Count a request that was refused by its head, if it was for inference."""

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer, shortened
 from hotseat.gateway import relay
-from hotseat.gateway.accepted_head import AcceptedHead, Route
+from hotseat.gateway.accepted_head import REQUEST_ID, AcceptedHead, Route
 from hotseat.gateway.fallback_routing import RoutedRequest, header_value
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
@@ -52,7 +52,7 @@ class UpstreamHead(AcceptedHead):
         """Raise the HotseatError for the client if the request is not accepted."""
         if request.method not in _METHODS:
             raise NotImplementedByServer(f"The method {shortened(request.method)} is not supported below {PREFIX}.")
-        self.route, self.key, self.sandboxed = ROUTE, key, sandboxed
+        self.route, self.key, self.sandboxed, self.id_header = ROUTE, key, sandboxed, REQUEST_ID
         self._tenants, self._options = None, NO_LIMITS
         self.name, prefix, path = find_model(request.raw_path, registry)
         self.prefix, self.path = (quote_from_bytes(each, safe=_PRINTABLE).encode() for each in (prefix, path))

@@ -34,6 +34,7 @@ from hotseat.gateway.openapi import describe_gateway, documented
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.service import GatewayService, check_admin_port
+from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.logs import RequestLog
@@ -63,6 +64,7 @@ class Gateway(Flask):
         *,
         admin_port: int | None = None,
         upstream_port: int | None = None,
+        spool: Spool | None = None,
     ) -> None:
         super().__init__("hotseat", static_folder=None)
         self.json.sort_keys = False  # type: ignore[attr-defined]
@@ -70,7 +72,7 @@ class Gateway(Flask):
         self.url_map.converters["model"] = _AnyName
         self.owner = registry.owner
         self._keys, self._inference, self._browsers = keys, inference, browsers
-        self._admin_port, self._upstream_port = admin_port, upstream_port
+        self._admin_port, self._upstream_port, self._spool = admin_port, upstream_port, spool
         self.before_request(self._check_port)
         self.register_error_handler(HotseatError, _error_response)
         self.register_error_handler(HTTPException, _http_error_response)
@@ -79,7 +81,7 @@ class Gateway(Flask):
     def service(self, flask: WsgiThreads) -> GatewayService:
         """Return what is served on the event loop. `flask` runs this application in threads."""
         ports = {"admin_port": self._admin_port, "upstream_port": self._upstream_port}
-        return GatewayService(flask, self._keys, self._inference, self._browsers, **ports)
+        return GatewayService(flask, self._keys, self._inference, self._browsers, spool=self._spool, **ports)
 
     def _check_port(self) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
@@ -110,6 +112,7 @@ def create_gateway(
     caches: Caches | None = None,
     capture: CaptureMode | None = None,
     upstream_port: int | None = None,
+    spool: Spool | None = None,
 ) -> Gateway:
     """Build the application.
 
@@ -117,6 +120,7 @@ def create_gateway(
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
+    `spool`: where large forms are kept. None: in memory, as all bodies.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -136,7 +140,13 @@ def create_gateway(
         admin_port=admin_port,
     )
     app = Gateway(
-        registry, keys, inference, BrowserRules(cors, hosts), admin_port=admin_port, upstream_port=upstream_port
+        registry,
+        keys,
+        inference,
+        BrowserRules(cors, hosts),
+        admin_port=admin_port,
+        upstream_port=upstream_port,
+        spool=spool,
     )
     app.register_blueprint(inference_blueprint())
 

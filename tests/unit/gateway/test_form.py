@@ -10,7 +10,7 @@ from werkzeug.formparser import parse_form_data
 
 from hotseat.core.errors import BadRequest
 from hotseat.gateway import form as forms
-from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
+from hotseat.gateway.form import Form, FormScanner, boundary_of, is_form, parse_form, rename_form
 
 BOUNDARY = b"x-1"
 
@@ -111,6 +111,7 @@ def test_all_but_the_name_keeps_its_bytes(
         (whole(part("model", b"YQ==", "Content-Transfer-Encoding: base64")), "Content-Transfer-Encoding"),
         (whole(part("model", b"")), "name of a model"),
         (whole(part("model", b"\xff")), "name of a model"),
+        (whole(part("model", b"a" * 8193)), "more than 8192 bytes"),
         (whole(part("mo\\del", b"a")), "backslash"),
         (whole(part("a\"; name*=utf-8''model; b=\"", b"a")), "no encoding"),
         (whole(part('a"; name="model', b"a")), "invalid Content-Disposition"),
@@ -140,6 +141,57 @@ def test_a_strange_form_is_refused_or_read_as_others_read_it(pieces: list[bytes]
     except BadRequest:
         return
     assert read(raw).get("model") == form.model
+
+
+def scan(raw: bytes, cuts: list[int]) -> Form | str:
+    """What is found in a form that comes in pieces, or why it is refused."""
+    scanner = FormScanner(BOUNDARY)
+    ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
+    try:
+        for start, end in zip([0, *ends], ends, strict=False):
+            scanner.feed(raw[start:end])
+        return scanner.form()
+    except BadRequest as error:
+        return error.message
+
+
+CUTS = st.lists(st.integers(0, 400), max_size=8)
+
+
+@given(
+    st.lists(
+        st.sampled_from([
+            b"--x-1", b"\r\n", b"--x-1\r\n", b"\r\n\r\n", b"\r\n--x-1--", b"--", b"\n", b"a", b"true", b": ",
+            b"Content-Disposition: form-data; name=model", b"Content-Disposition: form-data; name=stream", MODEL, AUDIO,
+        ]),
+        max_size=12,
+    ),
+    CUTS,
+)  # fmt: skip
+def test_it_does_not_matter_how_a_form_is_cut(pieces: list[bytes], cuts: list[int]) -> None:
+    raw = b"".join(pieces)
+    assert scan(raw, cuts) == scan(raw, []) == scan(raw, list(range(len(raw))))
+
+
+@given(st.lists(st.sampled_from([MODEL, AUDIO, part("stream", b"true")]), max_size=4), CUTS)
+def test_a_valid_form_is_the_same_in_pieces(parts: list[bytes], cuts: list[int]) -> None:
+    if parts.count(MODEL) > 1:
+        return
+    raw = whole(*parts)
+    found, held = scan(raw, cuts), parse_form(raw, BOUNDARY)
+    assert isinstance(found, Form)
+    assert (found.model, found.stream, found.start, found.end) == (held.model, held.stream, held.start, held.end)
+
+
+def test_no_more_is_kept_than_a_piece() -> None:
+    scanner = FormScanner(BOUNDARY)
+    scanner.feed(MODEL + AUDIO[:-2])
+    for _ in range(50):
+        scanner.feed(bytes(100_000))
+        assert len(scanner._buffer) < 10
+    scanner.feed(b"\r\n" + whole(part("stream", b"true")))
+    form = scanner.form()
+    assert (form.model, form.stream) == ("a/b", True)
 
 
 @pytest.mark.parametrize(

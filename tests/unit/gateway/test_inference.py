@@ -14,6 +14,7 @@ from hotseat.gateway import inference
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
+from hotseat.gateway.spool import Spool
 from hotseat.gateway.threads import Threads
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.gateway.wsgi_threads import WsgiThreads
@@ -30,7 +31,7 @@ PLACES = 3
 class Router(Server):
     """A gateway whose Workspaces are told what a switcher would have written."""
 
-    def __init__(self, loop: str) -> None:
+    def __init__(self, loop: str, spool: Spool | None = None) -> None:
         super().__init__(loop=loop)
         client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
         self.connections = Connections(self.owner)
@@ -47,6 +48,7 @@ class Router(Server):
             max_body=1_000_000,
             cors=frozenset({"https://app.example"}),
             concurrency=self.concurrency,
+            spool=spool,
         )
         self.http.service = gateway.service(WsgiThreads(gateway, self.threads, self.owner))
 

@@ -13,7 +13,7 @@ import httptools
 
 from hotseat.core.errors import BadRequest, HeadTooLarge, HotseatError, TooLarge, TooSlow, Unavailable
 from hotseat.gateway.errors import api_kind, internal_error
-from hotseat.gateway.http.interfaces import ConnectionOwner, Handler, Tunnel
+from hotseat.gateway.http.interfaces import BodySink, ConnectionOwner, Handler, StreamsBody, Tunnel
 from hotseat.gateway.http.request import Listener, Request, is_http_1
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import no_more
@@ -92,6 +92,7 @@ class ClientConnection(Protocol):
         "_reading_paused",
         "_request",
         "_response",
+        "_sink",
         "_size",
         "_sock",
         "_state",
@@ -126,6 +127,7 @@ class ClientConnection(Protocol):
         self._target = b""
         self._pieces: list[bytes] = []
         self._large: bytearray | None = None
+        self._sink: BodySink | None = None  # takes a body that is not held here
         self._size = self._overhead = 0
         self._tail = b""
         self._head_done = self._message_done = False
@@ -212,11 +214,25 @@ class ClientConnection(Protocol):
         self._size += len(data)
         if self._size <= JOINED:
             self._pieces.append(data)
+        elif self._sink is not None:
+            self._write_to_sink(self._sink, data)
         elif self._large is None:
-            self._large = bytearray(b"".join([*self._pieces, data]))
-            self._pieces = []
+            self._begin_large(b"".join([*self._pieces, data]))
         else:
             self._large += data
+
+    def _begin_large(self, data: bytes) -> None:
+        self._pieces = []
+        if isinstance(self._handler, StreamsBody):
+            self._sink = self._handler.open_sink(self._parse_early)
+            self._write_to_sink(self._sink, data)
+        else:
+            self._large = bytearray(data)
+
+    def _write_to_sink(self, sink: BodySink, data: bytes) -> None:
+        sink.write(data)
+        if sink.full:
+            self._pause_reading()
 
     def on_message_complete(self) -> None:
         """Note the end of the request."""
@@ -438,7 +454,14 @@ class ClientConnection(Protocol):
             if self._early:  # the rest of the piece
                 early.extendleft(reversed(self._early))
             self._early = early or None
-        if not self._early and self._reading_paused and not self.gone and self._state is not _State.REFUSED:
+        full = self._sink is not None and self._sink.full
+        if (
+            not self._early
+            and self._reading_paused
+            and not full
+            and not self.gone
+            and self._state is not _State.REFUSED
+        ):
             self._reading_paused = False
             cast("Transport", self._transport).resume_reading()
 

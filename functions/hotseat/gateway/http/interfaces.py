@@ -1,8 +1,9 @@
 """What the parts of the server expect of each other, and the limits on clients."""
 
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.http.request import Request
@@ -37,6 +38,25 @@ class Handler(Protocol):
 
     def abandon(self, status: int) -> None:
         """Handle that the body did not arrive. `status` is that of the response; 499: the client has left."""
+
+
+class BodySink(Protocol):
+    """Takes a large body piece by piece, so that it is not held in memory."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it should get no more until it has been drained."""
+
+    def write(self, data: bytes) -> None:
+        """Take a piece."""
+
+
+@runtime_checkable
+class StreamsBody(Protocol):
+    """A handler that takes large bodies piece by piece. The body of the request that it serves is empty then."""
+
+    def open_sink(self, drained: Callable[[], None]) -> BodySink:
+        """Return where the body goes. `drained` is called, on the loop, when the sink has been full and takes more."""
 
 
 class Service(Protocol):

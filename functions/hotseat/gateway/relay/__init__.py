@@ -5,8 +5,9 @@ heads is in `heads`.
 """
 
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome
-from hotseat.gateway.relay.heads import Call
+from hotseat.gateway.relay.heads import Call, Upload
 from hotseat.gateway.relay.pool import Connections
 from hotseat.gateway.relay.reconnect import Reconnector
+from hotseat.gateway.relay.upload import UploadExchange
 
-__all__ = ["Call", "Connections", "Exchange", "How", "Outcome", "Reconnector"]
+__all__ = ["Call", "Connections", "Exchange", "How", "Outcome", "Reconnector", "Upload", "UploadExchange"]

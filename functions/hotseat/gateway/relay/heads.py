@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Protocol
 
-from hotseat.core.errors import UpstreamFailed, shortened
+from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -40,10 +41,21 @@ _OK = 200
 _SWITCHING = 101
 
 
+class Upload(Protocol):
+    """A body that is read in pieces. It can be read again."""
+
+    def __len__(self) -> int:
+        """Return its size in bytes."""
+
+    def read(self, at: int, then: Callable[[bytes, HotseatError | None], None]) -> None:
+        """Read a piece that begins at `at`, which is before the end. `then` is called with it, on the loop, later."""
+
+
 @dataclass(slots=True)
 class Call:
     """A request for an engine. `target` is path and query. `fields` are the client's headers, and are filtered.
 
+    `upload` is the body if it is not held in memory; `body` is empty then, and `encoded` None.
     `patience` is the time in seconds until the response must have started, or None for no limit. With `upgrade`, the engine
     may switch to the protocol that the client asks for. `rewrite` changes the headers of the response, encoded, for the client.
     """
@@ -60,6 +72,7 @@ class Call:
         None  # by Host: the head without its Content-Length, for all calls that share this
     )
     rewrite: Callable[[bytes], bytes] | None = None
+    upload: Upload | None = None
 
 
 @dataclass(slots=True)
@@ -118,7 +131,7 @@ def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901, PLR0912 —
             call.encoded.clear()  # each load of a model has its own
         call.encoded[host] = b"".join(lines)
     if call.body or call.method not in _GET_LIKE:
-        lines.append(b"Content-Length: %d\r\n" % len(call.body))
+        lines.append(b"Content-Length: %d\r\n" % len(call.body if call.upload is None else call.upload))
     lines.append(b"\r\n")
     return b"".join(lines)
 

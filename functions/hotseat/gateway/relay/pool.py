@@ -142,6 +142,12 @@ class EngineConnection(Protocol):
                 transport.write(head)
                 transport.write(body)
 
+    def send_more(self, data: bytes) -> None:
+        """Send a further piece of the request."""
+        if self._transport is not None:
+            self._written += len(data)
+            self._transport.write(data)
+
     def _has_received(self) -> bool:
         """Whether the engine's host has acknowledged, perhaps, a byte of the last request."""
         try:
