@@ -54,7 +54,6 @@ class UpstreamHead(AcceptedHead):
             raise NotImplementedByServer(f"The method {shortened(request.method)} is not supported below {PREFIX}.")
         self.route, self.key, self.sandboxed, self.id_header = ROUTE, key, sandboxed, REQUEST_ID
         self._tenants, self._options = None, NO_LIMITS
-        self.id_header = b"X-Request-Id"
         self.name, prefix, path = find_model(request.raw_path, registry)
         self.prefix, self.path = (quote_from_bytes(each, safe=_PRINTABLE).encode() for each in (prefix, path))
         self.target = self.path + (f"?{request.query}".encode() if request.query else b"")
