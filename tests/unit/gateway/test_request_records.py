@@ -294,6 +294,6 @@ def test_a_hit_is_a_request_that_waited_for_a_switch_and_found_its_prompt(
     sample = AnswerSample(json.dumps({"usage": usage}).encode(), stream=False)
     owner: Any = SimpleNamespace(call=lambda read: read())
     records = RequestRecords(owner)
-    records.end(request_record(1, routed, "chat", 10, 200, sample))
+    records.end(request_record(1, routed, "chat", 10, 10, 200, sample))
     found = {kind.removeprefix("hotseat_prompt_cache_"): count for (_, kind), count in records.tokens().items()}
     assert {kind: count for kind, count in found.items() if kind not in {"prompt", "cached"}} == counted
