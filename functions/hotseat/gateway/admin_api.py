@@ -27,6 +27,7 @@ from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
+from hotseat.gateway.unloading import unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
@@ -135,18 +136,13 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
     @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT})
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
-        own = [p for p in registry.routes().values() if p.model.spec.engine != "external"]
-        for route in own:
-            route.handle.unload(route.model.name, 0)
-        with concurrency.in_thread:
-            states = [{"model": p.model.shown_name, "state": p.handle.unload(p.model.name, wait).state} for p in own]
-        return jsonify(models=states), _done(wait)
+        return jsonify(models=unload_all_models(registry, concurrency, wait)), _done(wait)
 
 
 def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, concurrency: ConcurrencyLimit) -> None:
     @blueprint.get("/api/models/<model:name>/logs")
     @documented(
-        "The log of a Model's engine; with `follow`, as events",
+        "Return the log of a Model's engine; with `follow`, as events",
         404,
         content=["text/plain", "text/event-stream"],
         query={"lines": NUMBER, "follow": _BOOLEAN},

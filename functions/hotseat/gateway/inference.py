@@ -17,13 +17,13 @@ from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
 from hotseat.gateway.body import Body
+from hotseat.gateway.browsers import sandboxed
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
-from hotseat.gateway.query import sandboxed
 from hotseat.gateway.request_records import RequestRecords, request_record
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation

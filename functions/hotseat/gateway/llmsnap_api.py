@@ -13,6 +13,7 @@ from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer
 from hotseat.core.ports import LogView
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.openapi import documented
+from hotseat.gateway.unloading import unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.runtimes.local.logs import ModelLog
 
@@ -57,12 +58,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
     def unload_all() -> Response:
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Forbidden("Web pages cannot unload models by GET or from another origin.")
-        own = [route for route in registry.routes().values() if route.model.spec.engine != "external"]
-        for route in own:
-            route.handle.unload(route.model.name, 0)
-        with concurrency.in_thread:
-            for route in own:
-                route.handle.unload(route.model.name, None)
+        unload_all_models(registry, concurrency, None)
         return _text(["OK"])
 
     for path in ("/unload", "/models/unload"):

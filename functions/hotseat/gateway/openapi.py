@@ -18,7 +18,7 @@ JSON = "application/json"
 # What any request can be answered with: by the rules of HTTP, for its key or its origin, and for the state of the server. There is no
 # 500: that is a bug.
 COMMON_ERRORS = (400, 401, 403, 408, 413, 429, 431, 501, 503)
-INFERENCE_ERRORS = (404, 415, 502, 504)
+INFERENCE_ERRORS = (404, 409, 415, 502, 504)
 _ATTRIBUTE = "openapi_operation"
 _SHAPES: Mapping[str, ErrorShape] = {"OpenAIError": OPENAI, "AnthropicError": ANTHROPIC, "OllamaError": OLLAMA}
 _TEXT: Mapping[str, Any] = {"type": "string"}
@@ -111,8 +111,8 @@ def _find(app: Flask, rule: Rule, method: str, find_route: FindRoute) -> Operati
         return operation
     summary = f"Send a request of the kind `{route.label}` to a model"
     if method == "GET":
-        return Operation(summary, (200,), (*INFERENCE_ERRORS, 409), query={"model": _TEXT}, open_errors=True)
-    return Operation(summary, (200,), (*INFERENCE_ERRORS, 409), body=NAMED, open_errors=True)
+        return Operation(summary, errors=INFERENCE_ERRORS, query={"model": _TEXT}, open_errors=True)
+    return Operation(summary, errors=INFERENCE_ERRORS, body=NAMED, open_errors=True)
 
 
 def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:

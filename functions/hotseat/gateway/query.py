@@ -30,8 +30,3 @@ def rename_query(body: Body, name: str) -> bytes:
 
 def _pairs(query: str) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (part.partition("=") for part in query.split("&"))]
-
-
-def sandboxed(fields: bytes) -> bytes:
-    """Add to the headers of an engine's answer, which a browser can show as a page, that its scripts have an origin of their own."""
-    return fields + b"Content-Security-Policy: sandbox\r\n"

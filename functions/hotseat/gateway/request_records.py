@@ -54,13 +54,14 @@ class RequestRecords:
         )
         self._tokens: Counter[tuple[str, str]] = Counter()  # by model and kind, with the hits of prompts that were kept
         self._lock = threading.Lock()  # over the tokens
-        self._process = secrets.token_hex(3).encode()  # so that an id means no request of another process
+        self._process = secrets.token_hex(3)  # so that an id means no request of another process
+        self._prefix = f"{self._process}-".encode()  # of an id
 
     def begin(self, request: RunningRequest, header: bytes) -> tuple[int, bytes]:
         """Add a request. Return its number, and the header of its answer with its id."""
         number = next(self._numbers)
         self._running[number] = request
-        return number, b"%b: %b-%d\r\n" % (header, self._process, number)
+        return number, b"%b: %b%d\r\n" % (header, self._prefix, number)
 
     def end(self, record: RequestRecord) -> None:
         """Note the end of a request."""
@@ -136,7 +137,7 @@ class RequestRecords:
             raise NotFound(
                 "Bodies are not captured. To capture them, start `hotseat up` with --capture, or the router with HOTSEAT_CAPTURE."
             )
-        found = self.captures.get(self._number(name if "-" in name else f"{self._process.decode()}-{name}"))
+        found = self.captures.get(self._number(name if "-" in name else f"{self._process}-{name}"))
         if found is None:
             raise NotFound(
                 f"No bodies of a request with the id {shortened(name)} are kept. They are kept from its end on, and the oldest are dropped."
@@ -146,13 +147,13 @@ class RequestRecords:
     def _number(self, name: str) -> int:
         """Return the number in an id, 0 if it is none of this process."""
         process, _, number = name.partition("-")
-        known = process == self._process.decode() and number.isascii() and number.isdecimal() and len(number) < 19  # noqa: PLR2004
+        known = process == self._process and number.isascii() and number.isdecimal() and len(number) < 19  # noqa: PLR2004
         return int(number) if known else 0
 
     def _row(self, registry: ModelRegistry, record: RequestRecord) -> dict[str, Any]:
         state = "ended" if record.status else "waiting" if record.waited is None else "in_flight"
         return {
-            "id": f"{self._process.decode()}-{record.number}",
+            "id": f"{self._process}-{record.number}",
             "state": state,
             "model": registry.shown_name(record.model),
             "wanted": None if record.wanted is None else registry.shown_name(record.wanted),

@@ -1,6 +1,8 @@
 """The Flask application: all routes but inference, and errors."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -8,6 +10,7 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
+from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
@@ -53,35 +56,21 @@ class _AnyName(BaseConverter):
 
 
 class Gateway(Flask):
-    """The routes in Flask. `service` serves them, and inference, on the event loop that `registry.owner` names."""
+    """The routes in Flask. `service` serves them, and inference, on the event loop."""
 
     def __init__(
-        self,
-        registry: ModelRegistry,
-        keys: Keys,
-        inference: Inference,
-        browsers: BrowserRules,
-        *,
-        admin_port: int | None = None,
-        upstream_port: int | None = None,
-        spool: Spool | None = None,
+        self, owner: LoopOwner, service: Callable[[WsgiThreads], GatewayService], admin_port: int | None = None
     ) -> None:
+        """`service` returns what is served on the loop of `owner`, from what runs this application in threads."""
         super().__init__("hotseat", static_folder=None)
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
         self.url_map.converters["model"] = _AnyName
-        self.owner = registry.owner
-        self._keys, self._inference, self._browsers = keys, inference, browsers
-        self._admin_port, self._upstream_port, self._spool = admin_port, upstream_port, spool
+        self.owner, self.service, self._admin_port = owner, service, admin_port
         self.before_request(self._check_port)
         self.register_error_handler(HotseatError, _error_response)
         self.register_error_handler(HTTPException, _http_error_response)
         self.register_error_handler(Exception, self._internal_error)
-
-    def service(self, flask: WsgiThreads) -> GatewayService:
-        """Return what is served on the event loop. `flask` runs this application in threads."""
-        ports = {"admin_port": self._admin_port, "upstream_port": self._upstream_port}
-        return GatewayService(flask, self._keys, self._inference, self._browsers, spool=self._spool, **ports)
 
     def _check_port(self) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
@@ -139,15 +128,16 @@ def create_gateway(
         request_log=request_log,
         admin_port=admin_port,
     )
-    app = Gateway(
-        registry,
-        keys,
-        inference,
-        BrowserRules(cors, hosts),
+    service = partial(
+        GatewayService,
+        keys=keys,
+        inference=inference,
+        browsers=BrowserRules(cors, hosts),
         admin_port=admin_port,
         upstream_port=upstream_port,
         spool=spool,
     )
+    app = Gateway(registry.owner, service, admin_port)
     app.register_blueprint(inference_blueprint())
 
     @app.get("/openapi.json")
@@ -155,8 +145,9 @@ def create_gateway(
     def openapi() -> Response:
         return jsonify(describe_gateway(app, find_route, hotseat.__version__, keys=bool(keys)))
 
-    app.register_blueprint(openai_blueprint(registry, time.time()))
-    app.register_blueprint(ollama_blueprint(registry, time.time(), concurrency, caches))
+    started = time.time()
+    app.register_blueprint(openai_blueprint(registry, started))
+    app.register_blueprint(ollama_blueprint(registry, started, concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))
     return app

@@ -209,7 +209,7 @@ def test_one_whose_engine_cannot_be_reached_is_cancelled_and_not_sent_again(rout
 
 @pytest.mark.parametrize("id_", ["1", "x-1", "-", "{}-99", "{}-0", "{}-x", "{}-" + "9" * 30])
 def test_an_unknown_id_is_not_found(router: Router, id_: str) -> None:
-    process = router.http.service._inference.records._process.decode()
+    process = router.http.service._inference.records._process
     assert get(router, f"/api/requests/{id_.format(process)}/cancel", "POST")[0] == 404
     status, body = get(router, f"/api/captures/{id_.format(process)}")
     assert (status, "--capture" in body["error"]["message"]) == (404, True)

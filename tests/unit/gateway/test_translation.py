@@ -210,7 +210,7 @@ def test_a_request_that_is_cancelled_within_an_answer_gets_the_reason(router: Ro
         with Client(router, shout()) as client:
             assert begun.wait(10)
             eventually(lambda: records._running[1]._exchange._status == 200)
-            records.cancel(f"{records._process.decode()}-1")
+            records.cancel(f"{records._process}-1")
             status, body = client.answer()
         assert (status, code(body)) == (410, "request_cancelled")
         assert engine.closed.wait(10)
