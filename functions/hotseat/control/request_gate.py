@@ -189,7 +189,8 @@ class RequestGate:
         try:
             self._step(stimulus(self._clock(), pending_request.request))
         finally:
-            self._update_empty()
+            if self._closed:
+                self._update_empty()
 
     def queue_position(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
         """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
@@ -282,7 +283,8 @@ class RequestGate:
                 pending_request = self._pending_requests[command.request]
                 pending_request.address = command.address
                 pending_request.dispatched = stimulus.now
-                callbacks.append(pending_request.settle)
+                if pending_request.queued:  # else its caller has not returned yet
+                    callbacks.append(pending_request.settle)
             elif isinstance(command, ReportDemand):
                 urgent = command.urgent or bool(urgent)
             else:

@@ -38,6 +38,11 @@ def header_value(name: str) -> str:
     return quote(name, safe=":/@+[]")
 
 
+@lru_cache(maxsize=1024)
+def _model_headers(name: str) -> tuple[tuple[str, str], ...]:
+    return (("X-Hotseat-Model", header_value(name)),)
+
+
 class RoutedRequest:
     """The routing state of one request. `size` is the size of its body in bytes.
 
@@ -89,10 +94,12 @@ class RoutedRequest:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return headers with the Model that answers, and the fallback, if one was used."""
-        name = header_value(self.route.model.shown_name)
-        own = (("X-Hotseat-Model", name), *self.queue_headers)
+        own = _model_headers(self.route.model.shown_name)
+        if self.held:
+            own = (*own, *self.queue_headers)
         if self.fallback_used is None:
             return own
+        name = header_value(self.route.model.shown_name)
         wanted = header_value(self.fallback_used.wanted.shown_name)
         text = f"model={wanted}, fallback={name}, reason={self.fallback_used.reason.lower()}"
         return (*own, (HEADER, text))

@@ -34,7 +34,9 @@ class WaitOptions:
     @property
     def limit(self) -> float | None:
         """Return the time in seconds after which the request leaves the queue, in any case."""
-        return min((each for each in (self.max_wait, self.timeout) if each is not None), default=None)
+        if self.max_wait is None or self.timeout is None:
+            return self.timeout if self.max_wait is None else self.max_wait
+        return min(self.max_wait, self.timeout)
 
 
 NO_LIMITS = WaitOptions()

@@ -54,7 +54,7 @@ class EndpointSet:
         """Return the least loaded ready instance of a model with less than `limit` in flight (0: any), or None."""
         best, least = None, 0
         for instance in self.open.get(model, ()):
-            load = self._load(instance)
+            load = self._loads.get((instance.instance, instance.address), 0)
             if (
                 instance.state is InstanceState.READY
                 and not (limit and load >= limit)

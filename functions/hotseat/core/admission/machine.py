@@ -69,8 +69,8 @@ class AdmissionMachine:
         match stimulus:
             case RequestArrived():
                 return self._arrive(stimulus)
-            case RequestFinished(now, request) | ClientDisconnected(now, request):
-                return self._end(now, request)
+            case RequestFinished() | ClientDisconnected():
+                return self._end(stimulus.now, stimulus.request)
             case WaitTimedOut(now, request):
                 return self._time_out(now, request)
             case ServedByFallback(now, request):
@@ -162,7 +162,7 @@ class AdmissionMachine:
         limits = self._limits.get(s.model)
         if limits is None:
             return [Reject(s.request, UnknownModel, "model_not_found", f"model {s.model} does not exist")]
-        if refusal := self._refusal(s.now, s.model, s.deadline):
+        if self.residency.refusals and (refusal := self._refusal(s.now, s.model, s.deadline)):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
         since = s.now if s.since is None else s.since

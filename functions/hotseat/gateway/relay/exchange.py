@@ -325,8 +325,7 @@ class Exchange:
             return
         if connection.home.stalled:
             connection.home.stalled.discard(self)
-        if keep and not connection.unsent:
-            connection.set_reading(on=True)
+        if keep and connection.rests():
             if self._parser is not None and self._parser.head is not None and self._parser.head.event_stream:
                 self._connections.put_later(connection)
             else:

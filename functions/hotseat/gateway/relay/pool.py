@@ -5,6 +5,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import select
 import socket
 import struct
 import time
@@ -26,7 +27,6 @@ WRITE_BUFFER = 262_144
 # Seconds after a stream of events in which a connection is not used. llama.cpp closes it then, within a millisecond, and a
 # request that was sent meanwhile would be lost.
 SETTLE_TIME = 0.05
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # an operation on flags takes longer than the call
 _ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -61,6 +61,7 @@ class EngineConnection(Protocol):
     __slots__ = (
         "_before",
         "_ended",
+        "_poll",
         "_sock",
         "_transport",
         "_written",
@@ -80,6 +81,9 @@ class EngineConnection(Protocol):
         self.reused = False
         self.opened_at = self.rested_at = 0.0
         self._sock = sock
+        poll = select.poll()  # a third of what it takes to try to receive
+        poll.register(sock, select.POLLIN | select.POLLRDHUP)
+        self._poll = poll.poll
         self._transport: Transport | None = None
         self._before = self._written = 0  # bytes of earlier requests, and of the last one too
         self._ended = False
@@ -159,13 +163,7 @@ class EngineConnection(Protocol):
 
     def is_stale(self) -> bool:
         """Whether the engine has closed the connection, or sent unexpected bytes."""
-        try:
-            self._sock.recv(1, _PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
+        return bool(self._poll(0))
 
     def set_reading(self, *, on: bool) -> None:
         """Read from the engine, or stop reading, so that the engine has to wait."""
@@ -173,10 +171,14 @@ class EngineConnection(Protocol):
         if transport is not None and not transport.is_closing() and transport.is_reading() is not on:
             (transport.resume_reading if on else transport.pause_reading)()
 
-    @property
-    def unsent(self) -> bool:
-        """Whether a part of the request has not been sent."""
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+    def rests(self) -> bool:
+        """Whether the connection can have another request. If so, it is read from again."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > 0:
+            return False
+        if not transport.is_reading():
+            transport.resume_reading()
+        return True
 
     @property
     def closed(self) -> bool:
@@ -242,7 +244,7 @@ class Connections:
         while bucket and bucket.idle:
             connection = bucket.idle.pop()
             fresh = self._clock() - connection.opened_at < self._max_age
-            if fresh and not connection.is_stale() and not connection.closed:
+            if fresh and not connection.closed and not connection.is_stale():
                 connection.reused = True
                 return connection
             connection.close()
