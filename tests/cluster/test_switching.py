@@ -1,6 +1,7 @@
 """Models take turns on a real cluster, asked through the gateway, and everything that people see of it."""
 
 import pytest
+import requests
 
 from .harness import GPU_RESOURCE, IMAGE, Guard, Hotseat, lines_of, model, wait_until, workspace
 
@@ -53,6 +54,17 @@ def test_two_models_answer_in_turn(hotseat: Hotseat, guard: Guard) -> None:
         assert pod["metadata"]["labels"]["hotseat.dev/model"] == name
     last = hotseat.status("workspace", "default")["switches"][-1]
     assert (last["from"], last["to"], last["outcome"]) == (["beta"], "alpha", "completed")
+
+
+def test_a_form_above_the_limit_on_bodies_waits_in_a_file(hotseat: Hotseat, guard: Guard) -> None:
+    end = b'\r\n--limit\r\nContent-Disposition: form-data; name="model"\r\n\r\nbeta\r\n--limit--\r\n'
+    form = b'--limit\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + bytes(70 * 2**20) + end
+    assert hotseat.chat("alpha").status == 200
+    router = f"http://{hotseat.component('router')['status']['podIP']}:8080/v1/audio/transcriptions"
+    kind = {"Content-Type": "multipart/form-data; boundary=limit"}
+    answer = requests.post(router, form, headers=kind, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert hotseat.residents() == {"beta": "ready"}
 
 
 def test_services_stay_ready_at_zero_and_while_one_loads(hotseat: Hotseat, guard: Guard) -> None:

@@ -40,6 +40,7 @@ class FunctionSettings:
     log_level: str
     max_requests: int
     max_body: int = MAX_BODY
+    max_form: int = 0  # of the router; 0: forms are held in memory
     limits: HttpLimits = field(default_factory=HttpLimits)
     sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
@@ -86,6 +87,8 @@ VARIABLES = {
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_MAX_REQUESTS": "Maximum number of requests at once, including queued requests (default 10000).",
     "HOTSEAT_MAX_BODY": "Maximum size of a request body (default 64Mi).",
+    "HOTSEAT_MAX_FORM": "Maximum size of a form (multipart/form-data). The router keeps forms above 256Ki in files in /tmp until they are "
+    "answered, all together at most four times this size. 0: forms are held in memory, within HOTSEAT_MAX_BODY (default 256Mi).",
     "HOTSEAT_MAX_HEADER": "Maximum size of the headers of a request (default 64Ki).",
     "HOTSEAT_HEADER_TIMEOUT": "Time in which the headers of a request must arrive (default 60s).",
     "HOTSEAT_BODY_TIMEOUT": "Time between two parts of a request body (default 60s).",
@@ -142,6 +145,7 @@ def read_settings() -> FunctionSettings:
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         max_requests=_read("HOTSEAT_MAX_REQUESTS", "10000", int),
         max_body=_read("HOTSEAT_MAX_BODY", "64Mi", parse_bytes),
+        max_form=_read("HOTSEAT_MAX_FORM", "256Mi", parse_bytes),
         limits=HttpLimits(
             _read("HOTSEAT_MAX_HEADER", "64Ki", parse_bytes),
             _read("HOTSEAT_HEADER_TIMEOUT", "60s", parse_duration),

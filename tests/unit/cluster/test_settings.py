@@ -9,7 +9,9 @@ import yaml
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.cluster.functions import VARIABLES, FunctionSettings, read_settings
+from hotseat.cluster.router.app import RouterApp
 from hotseat.cluster.switcher.app import SwitcherApp
+from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.kube.client import Kube
 from hotseat.kube.constants import ClusterSettings
 from hotseat.kube.jobs import job_of
@@ -44,6 +46,15 @@ def objects(settings: FunctionSettings, monkeypatch: pytest.MonkeyPatch, **spec:
     claim, service, job = claim_of(model, made, "u"), service_of(model, made, "u", "/w"), job_of(model, made, "u")
     assert claim and service and job  # noqa: PT018
     return claim["spec"], service["spec"]["template"], job["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("", 2**28), ("1Gi", 2**30), ("0", None)])
+def test_the_router_keeps_large_forms_in_files(read, monkeypatch, text, size):
+    monkeypatch.setattr(Kube, "connect", FakeKube)
+    made = []
+    monkeypatch.setattr("hotseat.cluster.router.app.create_gateway", lambda *_, spool, **__: made.append(spool))
+    RouterApp(read(HOTSEAT_MAX_FORM=text), ConcurrencyLimit(10))
+    assert [each and each.max_size for each in made] == [size]
 
 
 def test_all_settings_reach_the_objects(read, monkeypatch):

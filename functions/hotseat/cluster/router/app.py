@@ -1,6 +1,8 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import gettempdir
 
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
@@ -13,6 +15,7 @@ from hotseat.gateway.auth import Keys
 from hotseat.gateway.gauges import of_requests, with_shown_names
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
+from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Change, Kube, Watcher
 from hotseat.kube.constants import WORKSPACES
@@ -57,6 +60,7 @@ class RouterApp:
             request_log=self._request_log,
             admin_port=settings.admin_port,
             capture=settings.capture,
+            spool=Spool(Path(gettempdir()), settings.max_form) if settings.max_form else None,
         )
 
     def begin(self) -> None:
