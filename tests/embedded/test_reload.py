@@ -1,6 +1,7 @@
 """Editing the file: the difference is applied, and nothing else."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -227,6 +228,18 @@ def test_an_empty_or_vanished_file_keeps_the_last_good_models_and_says_so(up: Up
     assert all(message.startswith("not reloaded; the previous documents stay in use") for message in reloads(hotseat))
     hotseat.write([model("a"), model("c")])
     assert wait_reload(hotseat, 3) == "reloaded: added c; removed b"
+
+
+def test_a_worker_that_starts_while_the_file_is_broken_says_so_in_the_log(up: Up) -> None:
+    hotseat = up(model("a"))
+    hotseat.ask("a")
+    hotseat.file.write_text("models: [")
+    wait_reload(hotseat)
+    hotseat.expected_errors.append("was sent SIGKILL")
+    os.kill(hotseat.worker(), signal.SIGKILL)
+    said = "the documents from the start of hotseat stay in use"
+    hotseat.wait_for(lambda: any(message.startswith(said) for message in hotseat.said()))
+    assert hotseat.ask("a").by == "a"
 
 
 def test_links_and_folders_that_are_replaced_are_noticed_each_time(up: Up, tmp_path: Path) -> None:

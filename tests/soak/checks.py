@@ -80,11 +80,6 @@ def _explained(world: World, code: str, begin: float, end: float, model: str) ->
 
 EXPECTED = [  # what a line of the log says, and the faults that explain it
     (r"Worker \(pid:\d+\) was sent SIG", ("kill worker",)),
-    # A new worker reads documents that are being written: the message, and the lines of each problem.
-    (
-        r"^the documents from the start of hotseat stay in use:|models\.yaml:\d+:\d+: |^    (found|allowed): ",
-        ("kill worker",),
-    ),
     (r"cannot (write|be written|start).*No space left on device", ("disk",)),
 ]
 

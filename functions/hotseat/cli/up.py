@@ -230,7 +230,7 @@ def _serve(  # noqa: PLR0917 — what the options say
         # Called in each new worker: the documents may have changed since the last one.
         return App(
             settings,
-            _newest(settings, manifest),
+            _newest(settings, manifest, console),
             listener=console.event,
             report=console.log,
             on_shutdown_time=lambda seconds: setattr(end, "value", seconds),
@@ -268,11 +268,11 @@ def _serve(  # noqa: PLR0917 — what the options say
     Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value).run()
 
 
-def _newest(settings: Settings, manifest: Manifest) -> Manifest:
+def _newest(settings: Settings, manifest: Manifest, console: Console) -> Manifest:
     try:
         return load(settings.files, known=manifest) if settings.files else manifest
     except ManifestErrors as errors:
-        click.echo(f"the documents from the start of hotseat stay in use:\n{errors}", err=True)
+        console.log(f"the documents from the start of hotseat stay in use:\n{errors}")
         return manifest
 
 
