@@ -61,7 +61,7 @@ class Fallback(Document):
 
 
 PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
-SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
+SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci", "file", "pvc")
 
 
 class Capability(StrEnum):
@@ -307,8 +307,9 @@ class ModelSpec(Document):
     )
     source: str | None = Field(
         default=None,
-        description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
-        "pvc://claim/path, or a path relative to the folder of the file.",
+        description="Weights: hf://org/repo[/file or glob][@revision], ollama://name[:tag], https://…, s3://, gs:// or az://bucket/key, "
+        "oci://host/repository[:tag], file://path, pvc://claim/path, or a path relative to the folder of the file. #sha256=… at the end of "
+        "https://, s3://, gs:// and az:// is the digest of the file.",
     )
     names: tuple[ModelName, ...] = Field(
         default=(),

@@ -13,7 +13,7 @@ from pathlib import Path
 LOCK = "lock"
 FILES = "files"
 _MARKER = "done.json"
-_FETCHED = ("hf", "https", "http", "ollama", "s3")
+_FETCHED = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci")
 
 
 _USER = re.compile(r"(?<=://)[^/\s]*@")
@@ -40,6 +40,18 @@ def split(source: str) -> tuple[str, str]:
     """Return the scheme and the rest of a source; a plain path has the scheme `file`."""
     scheme, separator, rest = source.partition("://")
     return (scheme, rest) if separator else ("file", source)
+
+
+def split_checksum(source: str) -> tuple[str, str | None]:
+    """Return a source without its last part `#sha256=…`, and the digest. Raise SourceError if that part is none."""
+    rest, separator, digest = source.rpartition("#sha256=")
+    if not separator:
+        if source.startswith("http") and "#" in source:
+            raise SourceError(f"{source.partition('#')[0]}: the part after # must be sha256= and 64 hexadecimal digits")
+        return source, None
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise SourceError(f"{rest}: the part after # must be sha256= and 64 hexadecimal digits")
+    return rest, digest.lower()
 
 
 def cached(source: str, cache_dir: Path) -> Path | None:

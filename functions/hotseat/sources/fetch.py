@@ -9,15 +9,23 @@ import fcntl
 import json
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hotseat.sources import hf, https, ollama, s3
 from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, redacted, split
 from hotseat.sources.download import Progress
 
 RETRYABLE, FATAL = 1, 2  # exit status
-FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch, "s3": s3.fetch}
+# Modules and functions by scheme. The module is imported by the process that fetches: some stand on large libraries.
+FETCHERS = {
+    "hf": ("hf", "fetch"),
+    "https": ("https", "fetch"),
+    "http": ("https", "fetch"),
+    "ollama": ("registries", "fetch_ollama"),
+    "oci": ("registries", "fetch_oci"),
+    **dict.fromkeys(("s3", "gs", "az"), ("object_stores", "fetch")),
+}
 
 
 def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
@@ -31,7 +39,9 @@ def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = cached(source, cache_dir)
         if path is None:
-            path = FETCHERS[split(source)[0]](source, folder / FILES, progress)
+            module, function = FETCHERS[split(source)[0]]
+            fetcher = getattr(import_module(f"hotseat.sources.{module}"), function)
+            path = fetcher(source, folder / FILES, progress)
             complete(source, cache_dir, path)
     return path
 
