@@ -236,6 +236,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
         )
         for engine, spec in {
             "llamacpp": {"source": "/x"}, "custom": {"command": ["x"], "port": 80}, "external": {"url": "http://h"},
+            "tgi": {"source": "/x"}, "tei": {"source": "/x"}, "ollama": {"source": "ollama://x"}, "whispercpp": {"source": "/x"},
         }.items()
     },
     # Engines.
@@ -267,6 +268,44 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "llamacpp without a source": (model("llamacpp"), "spec", "engine llamacpp needs source"),
     "port of llamacpp": (model("llamacpp", source="/x", args=["--port=1"]), "spec", "args has what hotseat sets itself: ^(-m"),
     "model of llamacpp": (model("llamacpp", source="/x", args=["-m", "y"]), "spec", "args has what hotseat sets itself: ^(-m"),
+    **{
+        f"{engine} without a source": (model(engine), "spec", f"engine {engine} needs source")
+        for engine in ("sglang", "tgi", "tei", "ollama", "whispercpp")
+    },
+    **{
+        f"{engine} with {flag}": (model(engine, source="/x", args=[flag]), "spec", "args has what hotseat sets itself")
+        for engine, flag in {
+            "sglang": "--model_path=x", "tgi": "--hostname", "tei": "-p", "whispercpp": "--inference-path=/x",
+        }.items()
+    },
+    **{
+        f"{engine} from ollama": (model(engine, source="ollama://x"), "spec", f"engine {engine} cannot read ollama://")
+        for engine in ("sglang", "tgi", "tei")
+    },
+    **{
+        f"{engine} fetches a file": (
+            model(engine, source="hf://o/r/f", cache={"fetchBy": "Engine"}), "spec", f"{engine} fetches whole repositories only"
+        )
+        for engine in ("sglang", "tgi", "tei")
+    },
+    "ollama from a file": (model("ollama", source="/x.gguf"), "spec", "engine ollama needs source: ollama://NAME"),
+    "args of ollama": (model("ollama", source="ollama://x", args=["-v"]), "spec", "args has no meaning for engine ollama"),
+    "name for ollama": (
+        model("ollama", source="ollama://x", engineModelName="y"), "spec", "engineModelName has no meaning for engine ollama"
+    ),
+    "replicas of ollama": (
+        model("ollama", source="ollama://x", scheduling={"replicas": 2}, concurrency=1), "spec", "cannot have scheduling.replicas"
+    ),
+    # LoRA adapters.
+    "adapters of another engine": (model(loras=[{"name": "b", "source": "/x"}]), "spec.loras", "loras is for engine vllm only"),
+    "adapter without a source": (vllm(loras=[{"name": "b"}]), "spec.loras[0].source", "spec.loras[0].source: Required value"),
+    "adapter twice": (vllm(loras=[{"name": "b", "source": "/x"}] * 2), "spec.loras[1].name", "Duplicate value"),
+    "adapter with a name of the base": (
+        vllm(names=["b"], loras=[{"name": "b", "source": "/x"}]), "spec.loras[0].name", "loras has a name that names has too"
+    ),
+    "adapter of an unknown scheme": (
+        vllm(loras=[{"name": "b", "source": "hg://o/r"}]), "spec.loras", "source begins with something unknown"
+    ),
     # vLLM.
     "vllm without a source": (model("vllm"), "spec", "engine vllm needs source"),
     "vllm from ollama": (vllm(source="ollama://x"), "spec", "engine vllm cannot read ollama://"),
@@ -325,6 +364,12 @@ GOOD: dict[str, Json] = {
         cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
         args=["--port-range", "1"],
     ),
+    "sglang that parks": model("sglang", source="hf://o/r@main", lifecycle={"release": "Park"}, args=["--tp", "1"]),
+    "tgi that fetches": model("tgi", source="hf://o/r", cache={"fetchBy": "Engine"}, args=["--port-range", "1"]),
+    "tei on a CPU": model("tei", source="pvc://c/p", resources={"gpus": 0}),
+    "whispercpp": model("whispercpp", source="hf://ggerganov/whisper.cpp/ggml-base.bin", args=["--threads", "4"]),
+    "ollama with slots": model("ollama", source="ollama://hf.co/o/r:Q4_K_M", concurrency=4, env=[{"name": "OLLAMA_DEBUG"}]),
+    "adapters": vllm(loras=[{"name": "B c", "source": "hf://o/b"}, {"name": "d", "source": "/d"}]),
     "vllm without a GPU": vllm(vllm={"tensorParallelSize": 2}, resources={"gpus": 0}),
     "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),
     "fields in braces": custom("{port}{host}", "{{x}}", "{{{name}}}", "{env:A_1}", "{model}", source="s3://b/k"),

@@ -7,11 +7,13 @@ breaks them, so that an error can point at it.
 """
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.loras import LoraAdapter
 from hotseat.api.types import (
     API_VERSION,
     PATH_PATTERN,
@@ -76,6 +78,13 @@ class Capability(StrEnum):
     IMAGE = "image"
     MODERATION = "moderation"
     REALTIME = "realtime"
+
+
+# Of engines that serve no others.
+_CAPABILITIES: Mapping[str, tuple[Capability, ...]] = {
+    "whispercpp": (Capability.TRANSCRIPTION,),
+    "tei": (Capability.EMBEDDING, Capability.RERANK),
+}
 
 
 class Api(StrEnum):
@@ -229,7 +238,7 @@ class Lifecycle(Document):
     sleep: tuple[EngineCall, ...] = Field(
         default=(),
         max_length=10,
-        description="Requests that put the engine to sleep, in this order. Engines vllm and mock have their own.",
+        description="Requests that put the engine to sleep, in this order. Engines vllm, sglang and mock have their own.",
     )
     wake: tuple[EngineCall, ...] = Field(
         default=(),
@@ -303,7 +312,8 @@ class ModelSpec(Document):
     """What to serve, with which engine, and how it takes turns."""
 
     engine: Annotated[str, Field(min_length=1)] = Field(
-        description="Server program: llamacpp, vllm, custom, external, mock, or an engine that a package adds."
+        description="Server program: llamacpp, vllm, sglang, tgi, tei, ollama, whispercpp, custom, external, mock, or an engine that "
+        "a package adds."
     )
     source: str | None = Field(
         default=None,
@@ -319,7 +329,8 @@ class ModelSpec(Document):
     )
     engine_model_name: str | None = Field(
         default=None,
-        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name; with engine "
+        "ollama the name in source.",
     )
     response_model_name: ResponseModelName = Field(
         default=ResponseModelName.ENGINE,
@@ -348,7 +359,10 @@ class ModelSpec(Document):
     resources: Resources = Resources()
     cache: Cache = Cache()
     capabilities: tuple[Capability, ...] = Field(
-        default=(), description="Kinds of requests that the Model serves. Empty: what the engine supports."
+        default=(),
+        validate_default=True,
+        description="Kinds of requests that the Model serves. Empty: what the engine supports. Engine whispercpp: transcription. Engine "
+        "tei: embedding and rerank.",
     )
     apis: tuple[Api, ...] = Field(
         default=(),
@@ -373,6 +387,12 @@ class ModelSpec(Document):
         "0: no limit.",
     )
     vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
+    loras: tuple[LoraAdapter, ...] = Field(
+        default=(),
+        max_length=32,
+        validate_default=True,
+        description="LoRA adapters (engine vllm). Each is a model of its own to clients, and is served by the instance of this Model.",
+    )
     pod_template: dict[str, Any] | None = Field(
         default=None, description="metadata and spec that are merged into the pod's (strategic merge patch, cluster)."
     )
@@ -460,6 +480,20 @@ class ModelSpec(Document):
             raise ValueError("vllm is for engine vllm only")
         return vllm
 
+    @field_validator("loras")
+    @classmethod
+    def _loras_are_for_vllm(cls, loras: tuple[LoraAdapter, ...], info: ValidationInfo) -> tuple[LoraAdapter, ...]:
+        if loras and info.data.get("engine", "vllm") != "vllm":
+            raise ValueError("loras is for engine vllm only")
+        for each in loras:
+            cls._source_names_something(each.source)
+        return loras
+
+    @field_validator("capabilities")
+    @classmethod
+    def _of_the_engine(cls, capabilities: tuple[Capability, ...], info: ValidationInfo) -> tuple[Capability, ...]:
+        return capabilities or _CAPABILITIES.get(info.data.get("engine", ""), ())
+
     @field_validator("pod_template")
     @classmethod
     def _pod_template_is_one(cls, template: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -492,12 +526,19 @@ class Model(Document):
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
-        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *(each.name for each in self.spec.loras))))
 
     @property
     def engine_model_name(self) -> str:
         """Return the name by which its engine knows it."""
-        return self.spec.engine_model_name or self.metadata.name
+        spec = self.spec
+        if spec.engine_model_name is None and spec.engine == "ollama" and (spec.source or "").startswith("ollama://"):
+            return str(spec.source).removeprefix("ollama://")
+        return spec.engine_model_name or self.metadata.name
+
+    def name_for_engine(self, asked: str | None) -> str:
+        """Return the name by which its engine knows what a client asked for: the Model itself, or one of its LoRA adapters."""
+        return asked if asked and any(asked == each.name for each in self.spec.loras) else self.engine_model_name
 
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

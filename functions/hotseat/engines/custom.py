@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 
 from hotseat.api.model import Model
-from hotseat.engines.base import SECRET_PREFIX, EngineError, Launch, Placement, is_remote
+from hotseat.engines.base import SECRET_PREFIX, Container, EngineError, Launch, Placement, is_remote
 
 FIELDS = ("port", "host", "model", "name", "source", "env:NAME")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_ENV_FIELD = re.compile(r"\{\{|\}\}|\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Custom:
@@ -56,6 +57,14 @@ class Custom:
 
         return Launch(tuple(_fill(text, value) for _, text in _texts(model)))
 
+    def image(self, model: Model) -> None:  # noqa: ARG002
+        """Return None: without an image, the command runs in hotseat's own."""
+        return
+
+    def container(self, model: Model, placement: Placement) -> Container:
+        """Return the command for an image. `{env:NAME}` becomes `$(NAME)`, which the kubelet replaces."""
+        return Container(self.launch(_with_late_variables(model), placement).argv)
+
     def health_path(self, model: Model) -> str:
         """Return the path of the health check."""
         return model.spec.health.path or "/health"
@@ -63,6 +72,16 @@ class Custom:
     def fetches(self, model: Model) -> bool:
         """Whether `{model}` needs a local path of a remote source."""
         return is_remote(model.spec.source) and "model" in _used(model)
+
+
+def _with_late_variables(model: Model) -> Model:
+    """Turn `{env:NAME}` into `$(NAME)` for the kubelet, so that the switcher's own environment is not used."""
+
+    def convert(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_ENV_FIELD.sub(lambda match: f"$({match[1]})" if match[1] else match[0], text) for text in texts)
+
+    spec = model.spec.model_copy(update={"command": convert(model.spec.command), "args": convert(model.spec.args)})
+    return model.model_copy(update={"spec": spec})
 
 
 def _texts(model: Model) -> Iterator[tuple[str, str]]:

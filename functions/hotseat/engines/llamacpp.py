@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hotseat.api.model import Api, Capability, Model
-from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+from hotseat.engines.base import Container, EngineError, Launch, Placement, is_remote
 from hotseat.engines.llamacpp_slots import LlamaCppSlots
 
 _FIRST_OF_SPLIT = re.compile(r"-0*1-of-\d+\.gguf$")
@@ -57,16 +57,20 @@ class LlamaCpp(LlamaCppSlots):
         if placement.weights is None:
             raise EngineError(f"{model.name}: engine llamacpp needs weights, but it has no source")
         argv = [*(model.spec.command or _program())]
-        argv += ["--model", str(gguf(Path(placement.weights)))]
-        argv += ["--host", placement.host, "--port", str(placement.port)]
-        argv += ["--alias", model.engine_model_name]
-        if Capability.EMBEDDING in model.spec.capabilities:
-            argv.append("--embeddings")
-        if Capability.RERANK in model.spec.capabilities:
-            argv.append("--reranking")
+        argv += ["--model", str(gguf(Path(placement.weights))), *_common(model, placement)]
         if placement.prompts is None:
             return Launch((*argv, *model.spec.args))
         return Launch((*argv, "--slot-save-path", placement.prompts, *model.spec.args), _SAVED_ENV)
+
+    def image(self, model: Model) -> None:  # noqa: ARG002
+        """Return None: hotseat's own image has llama-server."""
+        return
+
+    def container(self, model: Model, placement: Placement) -> Container:
+        """Return the arguments for an image with llama-server. Without a command, the image's program is used."""
+        return Container(
+            model.spec.command, (*_weights(model, placement), *_common(model, placement), *model.spec.args)
+        )
 
     def health_path(self, model: Model) -> str:
         """Return the path of the health check, which answers 503 while the model loads."""
@@ -97,6 +101,30 @@ class LlamaCpp(LlamaCppSlots):
         variables = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")} | own
         files += [_file(path, in_pod) for path in _named((*model.spec.args, *variables.values()))]
         return json.dumps([version, files, model.spec.args, sorted(variables.items())])
+
+
+def _common(model: Model, placement: Placement) -> list[str]:
+    """Return the flags for the address, the name and the kind of requests."""
+    flags = ["--host", placement.host, "--port", str(placement.port), "--alias", model.engine_model_name]
+    if Capability.EMBEDDING in model.spec.capabilities:
+        flags.append("--embeddings")
+    if Capability.RERANK in model.spec.capabilities:
+        flags.append("--reranking")
+    return flags
+
+
+def _weights(model: Model, placement: Placement) -> list[str]:
+    """Return the flags for the file, or for the download by llama.cpp itself."""
+    source = model.spec.source or ""
+    if placement.weights:
+        return ["--model", placement.weights]
+    if source.startswith(("https://", "http://")):
+        return ["--model-url", source.partition("#")[0]]
+    if match := re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]+\.gguf)", source):
+        return ["--hf-repo", match[1], "--hf-file", match[2]]
+    raise EngineError(
+        f"source is {source}: llama.cpp can fetch only hf://org/repo/file.gguf and https:// itself; use cache.fetchBy: Job"
+    )
 
 
 def _file(path: Path, in_pod: bool) -> str:

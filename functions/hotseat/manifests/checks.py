@@ -119,6 +119,10 @@ def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str):
             yield name, ("spec", "names", index)
+    adapters = entry.get("spec", "loras")
+    for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
+        if isinstance(adapter, dict) and isinstance(adapter.get("name"), str):
+            yield adapter["name"], ("spec", "loras", index, "name")
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:

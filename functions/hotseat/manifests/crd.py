@@ -49,19 +49,35 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("llamacpp", "has(self.source)"), "engine llamacpp needs source"
     taken = "^(-m|--model|--host|--port)(=|$)"
     yield for_engine("llamacpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
-    yield for_engine("vllm", "has(self.source)"), "engine vllm needs source"
-    taken = "^--(host|port|model|served[-_]model[-_]name)(=|$)"
-    yield for_engine("vllm", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
-    readable = "!has(self.source) || !self.source.startsWith('ollama://')"
-    yield for_engine("vllm", readable), "engine vllm cannot read ollama://; use hf://org/repo"
-    here = "!has(self.source) || !self.source.contains('://') || self.source.matches(r'^(file|pvc)://')"
-    whole = r"self.source.matches(r'^hf://[^/@]+/[^/@]+/?(@[^/]+)?$')"
-    itself = f"self.cache.fetchBy != 'Engine' || {here} || {whole}"
-    yield for_engine("vllm", itself), "cache.fetchBy is Engine, but vllm fetches whole repositories only"
+    own = {
+        "vllm": "host|port|model|served[-_]model[-_]name",
+        "sglang": "host|port|model|model[-_]path|served[-_]model[-_]name",
+        "tgi": "hostname|port|model[-_]id|revision|shard[-_]uds[-_]path",
+        "tei": "hostname|port|model[-_]id|revision|uds[-_]path",
+    }
+    for name, flags in own.items():  # engines of repositories
+        yield for_engine(name, "has(self.source)"), f"engine {name} needs source"
+        taken = f"^(--({flags})|-p)(=|$)" if name in ("tgi", "tei") else f"^--({flags})(=|$)"
+        yield for_engine(name, each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
+        readable = "!has(self.source) || !self.source.startsWith('ollama://')"
+        yield for_engine(name, readable), f"engine {name} cannot read ollama://; use hf://org/repo"
+        here = "!has(self.source) || !self.source.contains('://') || self.source.matches(r'^(file|pvc)://')"
+        whole = r"self.source.matches(r'^hf://[^/@]+/[^/@]+/?(@[^/]+)?$')"
+        itself = f"self.cache.fetchBy != 'Engine' || {here} || {whole}"
+        yield for_engine(name, itself), f"cache.fetchBy is Engine, but {name} fetches whole repositories only"
+    stored = "has(self.source) && self.source.startsWith('ollama://')"
+    yield for_engine("ollama", stored), "engine ollama needs source: ollama://NAME[:TAG]"
+    for field in ("args", "engineModelName"):
+        nothing = f"!has(self.{field}) || size(self.{field}) == 0"
+        yield for_engine("ollama", nothing), f"{field} has no meaning for engine ollama"
+    yield for_engine("ollama", "self.scheduling.replicas == 1"), "engine ollama cannot have scheduling.replicas"
+    yield for_engine("whispercpp", "has(self.source)"), "engine whispercpp needs source"
+    taken = "^(-m|--model|--host|--port|--inference[-_]path|--request[-_]path)(=|$)"
+    yield for_engine("whispercpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
     split = "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || self.resources.gpus == 0"
     fits = f"{split} || self.vllm.tensorParallelSize <= self.resources.gpus"
     yield for_engine("vllm", fits), "vllm.tensorParallelSize is more than resources.gpus"
-    for name in ("llamacpp", "custom", "external"):
+    for name in ("llamacpp", "tgi", "tei", "ollama", "whispercpp", "custom", "external"):
         sleeps = "self.lifecycle.release != 'Park' || (has(self.lifecycle.sleep) && size(self.lifecycle.sleep) > 0)"
         yield (
             for_engine(name, sleeps),
@@ -86,6 +102,15 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 
+_SOURCE: tuple[Rule, ...] = (
+    (r"self.matches(r'\S')", "source is empty"),
+    (
+        rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
+        f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
+    ),
+    (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
+)
+
 # By class and field, or "" for the class itself. `self` is the value with the rule. Each rule corresponds to a check in
 # api/model.py, api/vllm.py, checks.py or an engine; tests run one table of invalid documents through both. Engines of other
 # packages are checked by the switcher only.
@@ -95,6 +120,11 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
         (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
         ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
+        ("self.engine == 'vllm' || !has(self.loras) || size(self.loras) == 0", "loras is for engine vllm only"),
+        (
+            "!has(self.loras) || !has(self.names) || !self.loras.exists(each, each.name in self.names)",
+            "loras has a name that names has too",
+        ),
         ("self.scheduling.replicas == 1 || !has(self.port)", "replicas cannot share a fixed port: leave port out"),
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
@@ -105,14 +135,8 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "sleep and wake go together",
         ),
     ),
-    ("ModelSpec", "source"): (
-        (r"self.matches(r'\S')", "source is empty"),
-        (
-            rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
-            f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
-        ),
-        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
-    ),
+    ("ModelSpec", "source"): _SOURCE,
+    ("LoraAdapter", "source"): _SOURCE,
     ("Cache", ""): (
         (
             "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClass))",
@@ -182,6 +206,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
     ("ModelSpec", "names"): {"x-kubernetes-list-type": "set"},
     ("CapacitySpec", "devices"): {"x-kubernetes-list-type": "set"},
     ("ModelSpec", "env"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    ("ModelSpec", "loras"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     # No default: a Model without a Workspace belongs to the only Workspace.
     ("ModelSpec", "workspace"): {"default": None},
     ("ModelSpec", "podTemplate"): {

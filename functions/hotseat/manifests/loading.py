@@ -85,7 +85,13 @@ def _manifest(found: list[Entry], texts: tuple[Text, ...]) -> Manifest:
     for entry in found:
         if isinstance(entry.document, Model):
             spec = entry.document.spec
-            own = {"workspace": workspace_of(entry, workspaces), "source": _absolute(spec.source, entry.folder)}
+            own = {
+                "workspace": workspace_of(entry, workspaces),
+                "source": _absolute(spec.source, entry.folder),
+                "loras": tuple(
+                    each.model_copy(update={"source": _absolute(each.source, entry.folder)}) for each in spec.loras
+                ),
+            }
             models.append(entry.document.model_copy(update={"spec": spec.model_copy(update=own)}))
     stated = tuple(entry.document for entry in workspaces if isinstance(entry.document, Workspace))
     return Manifest(tuple(models), stated or (Workspace(metadata=Metadata(name=DEFAULT_WORKSPACE)),), texts)

@@ -103,6 +103,10 @@ def _row(status: ModelStatus) -> Json:
 
 def _spec_for_routers(model: Model) -> Json:
     spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTER_FIELDS, exclude_defaults=True)
+    if model.spec.loras:
+        spec["loras"] = [{"name": each.name, "source": "-"} for each in model.spec.loras]  # routers need the names only
+    if model.engine_model_name != model.name:  # it may be from the source, which routers do not get
+        spec["engineModelName"] = model.engine_model_name
     return {"engine": model.spec.engine, **spec}
 
 

@@ -96,7 +96,9 @@ def make_plan(
     `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs
     (None: unset); `prompts`: the directory for its saved prompts, if they are kept.
     """
-    placement = Placement(HOST, port, weights_of(model, engine, cache_dir), prompts)
+    weights = weights_of(model, engine, cache_dir)
+    adapters = tuple(_fetched(each.source, cache_dir) for each in model.spec.loras)
+    placement = Placement(HOST, port, weights, prompts, adapters)
     try:
         launch = engine.launch(model, placement)
         stop_command = _fill(model, model.spec.stop_command, placement)
@@ -136,6 +138,10 @@ def weights_of(model: Model, engine: Engine, cache_dir: Path) -> str | None:
     source = model.spec.source
     if source is None or (is_remote(source) and not engine.fetches(model)):
         return None
+    return _fetched(source, cache_dir)
+
+
+def _fetched(source: str, cache_dir: Path) -> str:
     try:
         path = cached(source, cache_dir)
     except SourceError as problem:

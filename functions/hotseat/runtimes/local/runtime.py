@@ -27,7 +27,7 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.ports import LogView, Observe
-from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
+from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver, sources_of
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
@@ -149,7 +149,9 @@ class LocalRuntime:
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
                 self._add_engine(name)
-            for name in [name for name, fetch in self._fetches.items() if _source(documents.get(name)) != fetch.source]:
+            for name in [
+                name for name, fetch in self._fetches.items() if not _wants(documents.get(name), fetch.sources)
+            ]:
                 self._fetches.pop(name).cancel()
             running = {instance.model.name for instance in self._instances.values()}
             for name in self._logs.keys() - documents.keys() - running:
@@ -349,21 +351,32 @@ class LocalRuntime:
             observation = self._cache_state(model)
             if observation.state is CacheState.CACHED:
                 observation = self._check_start(model)
-            elif observation.state is CacheState.ABSENT and model.spec.source is not None:
-                self._start_fetch(model, model.spec.source)
+            elif observation.state is CacheState.ABSENT and (
+                missing := self._missing(model, self._engines[model.spec.engine])
+            ):
+                self._start_fetch(model, missing)
                 return
         except Exception as problem:
             log.exception("cannot check whether %s could be loaded", model.name)
             observation = CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}")
         self._report(observation)
 
-    def _start_fetch(self, model: Model, source: str) -> None:
+    def _start_fetch(self, model: Model, sources: tuple[str, ...]) -> None:
         with self._lock:
             if self._context.closing.is_set() or self._is_fetching(model.name):
                 return
-            if _source(self._models.get(model.name)) != source:
+            if not _wants(self._models.get(model.name), sources):
                 return  # the document has changed, and its cache state was reported
-            fetch = WeightsFetch(model.name, source, self._cache_dir, self._child_env, self._report, clock=self._clock)
+            first, *more = sources
+            fetch = WeightsFetch(
+                model.name,
+                first,
+                self._cache_dir,
+                self._child_env,
+                self._report,
+                clock=self._clock,
+                more=tuple(more),
+            )
             self._start_thread(fetch)
             self._fetches[model.name] = fetch
 
@@ -384,14 +397,12 @@ class LocalRuntime:
 
     def _cache_state(self, model: Model) -> CacheObserved:
         """Return whether the weights are in the cache. No network is used."""
-        source, engine = model.spec.source, self._engines.get(model.spec.engine)
+        engine = self._engines.get(model.spec.engine)
         state, message = CacheState.CACHED, ""
         try:
             if engine is None:
                 state, message = CacheState.FAILED, f"no installed package provides the engine {model.spec.engine}"
-            elif (
-                source is not None and model.spec.engine != EXTERNAL and self._is_absent(source, engine.fetches(model))
-            ):
+            elif model.spec.engine != EXTERNAL and self._missing(model, engine):
                 state = CacheState.ABSENT
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
@@ -401,8 +412,11 @@ class LocalRuntime:
         (self._unavailable.add if state is CacheState.FAILED else self._unavailable.discard)(model.name)
         return CacheObserved(self._clock(), model.name, state, message)
 
-    def _is_absent(self, source: str, fetches: bool) -> bool:
-        return (fetches or not is_remote(source)) and cached(source, self._cache_dir) is None
+    def _missing(self, model: Model, engine: Engine) -> tuple[str, ...]:
+        """Return the sources that must be fetched. Raise SourceError for one that cannot be."""
+        own = None if is_remote(model.spec.source) and not engine.fetches(model) else model.spec.source
+        wanted = (*(() if own is None else (own,)), *(each.source for each in model.spec.loras))
+        return tuple(each for each in wanted if cached(each, self._cache_dir) is None)
 
     def _add_engine(self, name: str) -> None:
         try:
@@ -424,5 +438,6 @@ class LocalRuntime:
                 log.exception("the observer failed to handle %s", observation)
 
 
-def _source(model: Model | None) -> str | None:
-    return None if model is None else model.spec.source
+def _wants(model: Model | None, sources: tuple[str, ...]) -> bool:
+    """Whether a Model has these sources."""
+    return model is not None and {*sources} <= {*sources_of(model)}
