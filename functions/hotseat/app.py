@@ -51,8 +51,7 @@ class Settings:
     files: tuple[Path, ...]
     state_dir: Path
     cache_dir: Path
-    keys: tuple[str, ...] = ()
-    key_file: Path | None = None  # with more keys
+    keys: KeySource = field(default_factory=KeySource)
     sink: str | None = None
     max_body: int = MAX_BODY
     max_form: int = MAX_FORM  # 0: forms are held in memory, as all bodies
@@ -133,13 +132,13 @@ class App:
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
-        self._key_source = KeySource(settings.keys, settings.key_file, report=report)
-        self._key_source.read()
+        settings.keys.report = report
+        settings.keys.reload()  # the file may have changed since the first worker
         self.gateway: Gateway = create_gateway(
             self.registry,
             self.bus,
             self.metrics,
-            self._key_source.keys,
+            settings.keys.keys,
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
@@ -157,9 +156,8 @@ class App:
         """Stop engines of an earlier run, apply the documents, and watch their files."""
         before = snapshot(self.settings.files)
         self._apply(self.manifest)
-        self._key_source.watch(
-            lambda: self.registry.set_key_weights(self._key_source.keys.weights), poll=self.settings.watch
-        )
+        source = self.settings.keys
+        source.watch(lambda: self.registry.set_key_weights(source.keys.weights), poll=self.settings.watch)
         threading.Thread(target=self._watch_files, args=(before,), name="documents", daemon=True).start()
 
     def reload(self) -> None:
@@ -176,7 +174,7 @@ class App:
             requested = self._wait_for_reload(None if debouncer is None else debouncer.pause)
             try:
                 if requested and not self._closed:
-                    self._key_source.reload()
+                    self.settings.keys.reload()
                 state = snapshot(self.settings.files) if debouncer is not None else before
                 if requested or (debouncer is not None and debouncer.update(state, time.monotonic())):
                     self._reload(force=requested or state != before)

@@ -11,6 +11,7 @@ from multiprocessing import RawValue
 from pathlib import Path
 
 import click
+import psutil
 
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_duration, parse_quantity
@@ -203,10 +204,10 @@ def up(  # noqa: PLR0917 — one parameter an option
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
         sys.exit(2)
-    _check_keys(keys, api_key_file)
+    key_source = _key_source(keys, api_key_file)
     admin_host, admin_port = _admin_address(admin_bind, admin_port)
     for option, address in (("--host", host), ("--admin-bind", admin_host)):
-        if not keys and api_key_file is None and not no_auth and not _is_loopback(address):
+        if not key_source.keys and not no_auth and not _is_loopback(address):
             raise click.UsageError(f"{option} {address} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
@@ -223,8 +224,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         files=() if Path("-") in files else files,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
         cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
-        keys=keys,
-        key_file=api_key_file and api_key_file.absolute(),
+        keys=key_source,
         sink=sink,
         max_body=max_body,
         max_form=max_form,
@@ -290,10 +290,12 @@ def _serve(  # noqa: PLR0917 — what the options say
         if tls is not None:
             console.log(f"certificate {tls.certificate}, SHA-256 {tls.fingerprint}")
 
+    own_ca = str(tls.certificate) if tls is not None and tls.certificate.is_relative_to(settings.state_dir) else ""
+
     def _hints(capability: Capability) -> list[str]:
         capable = [m.shown_name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
         make = chat_hints if capability is Capability.CHAT else embedding_hints
-        return make(url, capable[0], with_key=bool(settings.keys or settings.key_file)) if capable else []
+        return make(url, capable[0], ca_file=own_ca, with_key=bool(settings.keys.keys)) if capable else []
 
     limits = replace(limits, connections=bounds.connections)
     Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value, tls=tls).run()
@@ -311,12 +313,14 @@ def _state(model: Model) -> str:
     return "ready" if model.spec.engine == "external" else "unloaded"
 
 
-def _check_keys(keys: tuple[str, ...], path: Path | None) -> None:
-    """Raise UsageError if the API keys cannot be used."""
+def _key_source(keys: tuple[str, ...], path: Path | None) -> KeySource:
+    """Return where API keys come from, after reading them. Raise UsageError if that is not possible."""
+    source = KeySource(keys, path and path.absolute())
     try:
-        KeySource(keys, path).read()
+        source.read()
     except KeyFileError as error:
         raise click.UsageError(str(error)) from None
+    return source
 
 
 def _admin_address(bind: str | None, port: int | None) -> tuple[str, int | None]:
@@ -339,11 +343,19 @@ def _tls(certificate: Path | None, key: Path | None, own: Path | None, host: str
         raise click.UsageError("use --tls-cert and --tls-key, or --tls-self-signed, not both")
     try:
         if own is not None:
-            names = [socket.gethostname(), *((host,) if host not in {"0.0.0.0", "::"} else ())]  # noqa: S104
-            certificate, key = own_certificate(own / "tls", names)
+            certificate, key = own_certificate(own / "tls", [socket.gethostname(), *_addresses(host)])
         return None if certificate is None or key is None else ServerTls(certificate.absolute(), key.absolute())
     except (TlsError, OSError) as error:
         raise click.ClickException(f"no https: {error}") from None
+
+
+def _addresses(host: str) -> list[str]:
+    """Return the addresses at which a server is reached that listens on `host`."""
+    if host not in {"0.0.0.0", "::"}:  # noqa: S104
+        return [host]
+    families = (socket.AF_INET, socket.AF_INET6) if host == "::" else (socket.AF_INET,)
+    found = (each for addresses in psutil.net_if_addrs().values() for each in addresses if each.family in families)
+    return [each.address for each in found if "%" not in each.address]
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,7 +22,7 @@ NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._@-]{0,98}[A-Za-z0-9])?$"
 HASH_PATTERN = f"^{HASH}[0-9a-f]{{64}}$"
 
 
-class KeyFileError(ValueError):
+class KeyFileError(RuntimeError):
     """The file cannot be used. The message says why."""
 
 
@@ -123,17 +123,11 @@ class KeySource:
     `report` gets messages.
     """
 
-    def __init__(
-        self,
-        given: Sequence[str],
-        path: Path | None,
-        *,
-        optional: bool = False,
-        report: Callable[[str], None] = log.warning,
-    ) -> None:
-        self._given, self._path, self._optional, self._report = tuple(given), path, optional, report
+    def __init__(self, given: Sequence[str] = (), path: Path | None = None, *, optional: bool = False) -> None:
+        self._given, self._path, self._optional = tuple(given), path, optional
         self.keys = Keys()
-        self._changed: Callable[[], None] = lambda: None
+        self.report: Callable[[str], None] = log.warning
+        self._changed: Callable[[], None] = _nothing
 
     def read(self) -> None:
         """Read the keys. Raise KeyFileError, and keep the present keys, if the file cannot be used."""
@@ -169,14 +163,14 @@ class KeySource:
 
     def reload(self) -> None:
         """Read the keys again. If that is not possible, report why: the present keys stay valid."""
-        before = len(self.keys.table.entries), self.keys.table
+        before = self.keys.table
         try:
             self.read()
         except KeyFileError as error:
-            self._report(f"API keys not reloaded; the previous keys stay valid: {error}")
+            self.report(f"API keys not reloaded; the previous keys stay valid: {error}")
             return
-        if self.keys.table is not before[1]:
-            self._report(f"API keys reloaded: {len(self.keys.table.entries)} keys, {before[0]} before")
+        if self.keys.table is not before:
+            self.report(f"API keys reloaded: {len(self.keys.table.entries)} keys, {len(before.entries)} before")
 
     def watch(self, changed: Callable[[], None], *, poll: bool = True) -> None:
         """Call `changed` now, and when the keys have changed. With `poll`, read the file when it changes, from now on."""
@@ -184,6 +178,10 @@ class KeySource:
         changed()
         if self._path is not None and poll:
             watch([self._path], self.reload, "api-keys")
+
+
+def _nothing() -> None:
+    """No-op default."""
 
 
 def _doubled(names: Iterable[str]) -> str | None:

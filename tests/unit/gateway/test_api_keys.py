@@ -288,3 +288,36 @@ def _waits(router: Router) -> bool:
     from tests.unit.gateway.http.running import eventually
 
     return bool(eventually(lambda: router.world.held() == 1))
+
+
+# Web pages ------------------------------------------------------------------------------------------------------------
+
+PAGE = "Origin: https://app.example"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_page_may_ask_before_any_route_and_reads_each_refusal(table: Router, route: str) -> None:
+    asked = said(
+        table, f"OPTIONS {route.partition(' ')[2]}", PAGE, "Access-Control-Request-Headers: authorization, x-api-key"
+    )
+    assert asked[0] == 204
+    assert asked[1]["access-control-allow-origin"] == "https://app.example"
+    assert asked[1]["access-control-allow-headers"] == "authorization, x-api-key"
+    assert route.partition(" ")[0] in asked[1]["access-control-allow-methods"].split(", ")
+    assert "access-control-allow-credentials" not in asked[1]
+    for header in ("X: y", "x-api-key: wrong", f"x-api-key: {SECRETS[Operation.READ]}"):
+        assert said(table, route, PAGE, header)[1]["access-control-allow-origin"] == "https://app.example"
+    other = said(table, f"OPTIONS {route.partition(' ')[2]}", "Origin: https://evil.example")
+    assert not [name for name in other[1] if name.startswith("access-control-")]
+
+
+def test_a_page_reads_that_there_are_too_many_requests() -> None:
+    router = serving(key("slow", requests_per_minute=1))
+    router.ready("a", "")
+    told = [said(router, "POST /v1/chat/completions", PAGE, "x-api-key: hs-slow-secret", body=b"{") for _ in range(2)]
+    assert [(status, fields["access-control-allow-origin"]) for status, fields, _ in told] == [
+        (400, "https://app.example"),
+        (429, "https://app.example"),
+    ]
+    assert told[1][1]["access-control-expose-headers"] == "*"
+    router.close()

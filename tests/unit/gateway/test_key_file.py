@@ -71,7 +71,8 @@ def test_a_broken_list_says_where_and_nothing_of_a_key(text: str, problem: str) 
 def test_a_broken_file_keeps_the_old_keys(tmp_path: Path) -> None:
     path, told, changes = tmp_path / "keys", list[str](), list[int]()
     path.write_text(LIST)
-    source = KeySource(["given"], path, report=told.append)
+    source = KeySource(["given"], path)
+    source.report = told.append
     source.read()
     source.watch(lambda: changes.append(len(source.keys.table.entries)), poll=False)
     for text in (f"- name: a\n  key: {SECRET}\n  weight: x\n", "# none\n"):

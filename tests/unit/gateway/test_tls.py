@@ -102,7 +102,10 @@ def test_an_own_certificate_is_made_once_and_only_its_owner_reads_the_key(tmp_pa
     assert own_certificate(tmp_path / "tls", []) == first
     assert first[0].read_bytes() == text
     shown = subprocess.run(
-        ["openssl", "x509", "-in", first[0], "-noout", "-fingerprint", "-sha256"], check=True, capture_output=True, text=True
+        ["openssl", "x509", "-in", first[0], "-noout", "-fingerprint", "-sha256"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert ServerTls(*first).fingerprint == shown.stdout.strip().partition("=")[2]
 

@@ -10,7 +10,7 @@ from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
 from hotseat.gateway.gauges import of_requests, with_shown_names
-from hotseat.gateway.key_file import KeyFileError, KeySource
+from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
@@ -46,10 +46,7 @@ class RouterApp:
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self._key_source = KeySource((), settings.key_file, optional=True)
-        try:
-            self._key_source.read()
-        except KeyFileError as error:
-            raise RuntimeError(f"HOTSEAT_API_KEY_FILE: {error}") from None
+        self._key_source.read()
         self.gateway = create_gateway(
             self.registry,
             self._events,
