@@ -20,8 +20,8 @@ from hotseat.control.owner import LoopOwner
 from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
-from hotseat.gateway.auth import Keys
 from hotseat.gateway.captures import CaptureMode
+from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.spool import Spool
@@ -51,7 +51,7 @@ class Settings:
     files: tuple[Path, ...]
     state_dir: Path
     cache_dir: Path
-    keys: tuple[str, ...] = ()
+    keys: KeySource = field(default_factory=KeySource)
     sink: str | None = None
     max_body: int = MAX_BODY
     max_form: int = MAX_FORM  # 0: forms are held in memory, as all bodies
@@ -132,11 +132,13 @@ class App:
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
+        settings.keys.report = report
+        settings.keys.reload()  # the file may have changed since the first worker
         self.gateway: Gateway = create_gateway(
             self.registry,
             self.bus,
             self.metrics,
-            Keys(settings.keys),
+            settings.keys.keys,
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
@@ -154,6 +156,8 @@ class App:
         """Stop engines of an earlier run, apply the documents, and watch their files."""
         before = snapshot(self.settings.files)
         self._apply(self.manifest)
+        source = self.settings.keys
+        source.watch(lambda: self.registry.set_key_weights(source.keys.weights), poll=self.settings.watch)
         threading.Thread(target=self._watch_files, args=(before,), name="documents", daemon=True).start()
 
     def reload(self) -> None:
@@ -169,6 +173,8 @@ class App:
         while not self._closed:
             requested = self._wait_for_reload(None if debouncer is None else debouncer.pause)
             try:
+                if requested and not self._closed:
+                    self.settings.keys.reload()
                 state = snapshot(self.settings.files) if debouncer is not None else before
                 if requested or (debouncer is not None and debouncer.update(state, time.monotonic())):
                     self._reload(force=requested or state != before)

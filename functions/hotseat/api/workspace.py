@@ -151,7 +151,7 @@ class PolicySpec(Document):
 
 
 class Tenants(Document):
-    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, named by its number."""
+    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, by its name."""
 
     header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
         default=None,

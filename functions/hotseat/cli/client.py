@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import click
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, SSLError
 
 from hotseat.cli.terminal import escape_controls
 
@@ -104,10 +104,17 @@ def base_url(text: str) -> str:
 class Client:
     """Client of the hotseat at `url`. Thread-safe. All errors are ClientError."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        ca_file: str | None = None,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
         self.url = base_url(url)
         self._headers = {"User-Agent": "hotseat"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = urllib3.PoolManager(retries=False, ca_certs=ca_file)
         self._answer_timeout = answer_timeout
 
     def get(self, path: str, part: str, query: Query | None = None) -> dict[str, Any]:
@@ -271,6 +278,12 @@ class Client:
         """Convert errors of urllib3 to ClientError."""
         try:
             yield
+        except SSLError as error:
+            raise ClientError(
+                f"no trusted connection to {self.url}: {error}; use --ca-file or HOTSEAT_CA_FILE with the server's certificate"
+            ) from error
+        except OSError as error:  # of the file of certificates
+            raise ClientError(f"--ca-file or HOTSEAT_CA_FILE: {error.strerror or error}") from error
         except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
             raise ClientError(
                 f"no hotseat answers at {self.url}; "

@@ -207,21 +207,24 @@ FETCH_LOG = 10.0  # seconds between two log lines about one download, without a 
 ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, its other names, state
 
 
-def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
-    """Return commands to try with a model that can chat."""
+def chat_hints(url: str, model: str, *, with_key: bool = False, ca_file: str = "") -> list[str]:
+    """Return commands to try with a model that can chat. `ca_file`: the server's own certificate."""
     there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
+    there += f" --ca-file {shlex.quote(ca_file)}" if ca_file else ""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
-    return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {shlex.quote(model)}"]
+    curl = _curl(f"{url}/v1/chat/completions", body, with_key=with_key, ca_file=ca_file)
+    return [curl, f"hotseat{there} chat {shlex.quote(model)}"]
 
 
-def embedding_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
+def embedding_hints(url: str, model: str, *, with_key: bool = False, ca_file: str = "") -> list[str]:
     """Return commands to try with an embedding model."""
-    return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key)]
+    return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key, ca_file=ca_file)]
 
 
-def _curl(url: str, body: dict[str, Any], *, with_key: bool) -> str:
+def _curl(url: str, body: dict[str, Any], *, with_key: bool, ca_file: str) -> str:
+    ca = f"--cacert {shlex.quote(ca_file)} " if ca_file else ""
     key = ' -H "Authorization: Bearer $HOTSEAT_API_KEY"' if with_key else ""
-    return f"curl {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    return f"curl {ca}{url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 class Console:

@@ -56,6 +56,7 @@ class LocalWorkspace(WorkspaceController):
         self.retired = False  # its document has been deleted
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: GPUs are not assigned
         self.gate = RequestGate(registry.router, registry.clock, self._demand_changed, registry.owner)
+        self.gate.apply_key_weights(registry.key_weights)
         self._snapshot: Demand | None = None  # the present demand, if it is known
 
     def apply_config(

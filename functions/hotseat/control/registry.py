@@ -89,6 +89,7 @@ class ModelRegistry:
         self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes
         self._begun = False
         self._closing = False
+        self.key_weights: Mapping[str, int] = {}  # of API keys in the fair share, by name
 
     @property
     def handles(self) -> list[WorkspaceHandle]:
@@ -163,6 +164,12 @@ class ModelRegistry:
     def logs(self, model: str) -> LogView | None:  # noqa: ARG002
         """Return the log of a model's engine. None if there is none."""
         return None
+
+    def set_key_weights(self, weights: Mapping[str, int]) -> None:
+        """Change the weights of API keys in the fair share. A Workspace that names a tenant of the same name has its own."""
+        self.key_weights = weights
+        for handle in list(self._handles.values()):
+            handle.gate.apply_key_weights(weights)
 
     @property
     def ready(self) -> bool:

@@ -115,6 +115,8 @@ class RequestGate:
         self._owner = LoopOwner() if owner is None else owner
         self._pending_requests: dict[int, PendingRequest] = {}
         self._limits: Mapping[str, Limits] = {}  # of the documents, by model
+        self._in_force: LimitsChanged | None = None  # without the weights of API keys
+        self._key_weights: Mapping[str, int] = {}
         self._ids = itertools.count(1)
         self._closed = False
         self._empty = threading.Event()  # closed, and nothing is left
@@ -209,7 +211,7 @@ class RequestGate:
     def apply_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents."""
         self._limits = limits.models
-        self._owner.call(lambda: self._step(limits))
+        self._owner.call(lambda: self._step_limits(limits))
 
     def extend_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents, but keep the limits of Models that `apply_limits` will remove.
@@ -218,7 +220,24 @@ class RequestGate:
         moment of a change.
         """
         both = replace(limits, models={**self._limits, **limits.models})
-        self._owner.call(lambda: self._step(both))
+        self._owner.call(lambda: self._step_limits(both))
+
+    def apply_key_weights(self, weights: Mapping[str, int]) -> None:
+        """Apply the weights of API keys. Those of the document come first."""
+
+        def apply() -> None:
+            self._key_weights = weights
+            if self._in_force is not None:
+                self._step_limits(replace(self._in_force, now=self._clock()))
+
+        self._owner.call(apply)
+
+    def _step_limits(self, limits: LimitsChanged) -> None:
+        self._in_force, sharing = limits, limits.sharing
+        if self._key_weights:
+            weights = {**self._key_weights, **sharing.weights}
+            limits = replace(limits, sharing=replace(sharing, weights=weights))
+        self._step(limits)
 
     def close(self) -> None:
         """Refuse all queued requests, and accept no more."""

@@ -98,6 +98,10 @@ class NotResident(Unavailable):
     """The request would have to be queued, but it must not wait."""
 
 
+class RateLimited(HotseatError):
+    """The API key has sent too many requests, or has too many at once."""
+
+
 class HeadTooLarge(HotseatError):
     """The request line and headers exceed the limit."""
 

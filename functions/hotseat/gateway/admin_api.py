@@ -19,6 +19,7 @@ from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
+from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
@@ -72,14 +73,14 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return jsonify(status="ok")
 
     @blueprint.get("/ready")
-    @documented("Answer 200 if requests are accepted")
+    @documented("Answer 200 if requests are accepted", keyless=True)
     def ready() -> Response:
         if not registry.ready:
             raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
         return jsonify(status="ready")
 
     @blueprint.get("/running")
-    @documented("List instances, parked ones, queues, saved prompts and Workspaces")
+    @documented("List instances, parked ones, queues, saved prompts and Workspaces", operation=READ)
     def running() -> Response:
         handles = registry.handles
         return jsonify(
@@ -91,27 +92,27 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         )
 
     @blueprint.get("/api/queue")
-    @documented("List the queue of each Model")
+    @documented("List the queue of each Model", operation=READ)
     def queue() -> Response:
         rows = [row for handle in registry.handles for row in _queue(handle, registry)]
         # Numbers by metadata.name for autoscalers, such as KEDA's metrics-api: no shown name, which can have any character.
         return jsonify(queue=rows, requests={row["metadata_name"]: row["waiting"] + row["in_flight"] for row in rows})
 
     @blueprint.get("/api/switches")
-    @documented("List the last switches, oldest first")
+    @documented("List the last switches, oldest first", operation=READ)
     def switches() -> Response:
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
-    @documented("Return metrics in the text format of Prometheus", content=["text/plain"])
+    @documented("Return metrics in the text format of Prometheus", content=["text/plain"], operation=READ)
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
-    @documented("Load, unload, or pin a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    @documented("Load, unload, or pin a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def command(name: str, what: str) -> tuple[Response, int]:
         route, wait = registry.loadable(name), _wait()
         with concurrency.in_thread:
@@ -120,12 +121,12 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/unload/<model:name>")  # llama-swap's
-    @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def unload(name: str) -> tuple[Response, int]:
         return command(name, "unload")
 
     @blueprint.post("/api/models/<model:name>/unpin")
-    @documented("Allow a Model to be evicted again", 404, 409)
+    @documented("Allow a Model to be evicted again", 404, 409, operation=OPERATE)
     def unpin(name: str) -> Response:
         route = registry.loadable(name)
         with concurrency.in_thread:
@@ -133,7 +134,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
-    @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT})
+    @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
         return jsonify(models=unload_all_models(registry, concurrency, wait)), _done(wait)
@@ -146,6 +147,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         404,
         content=["text/plain", "text/event-stream"],
         query={"lines": NUMBER, "follow": _BOOLEAN},
+        operation=OPERATE,
     )
     def logs(name: str) -> Response:
         model = registry.find(name).model
@@ -162,6 +164,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         "Follow events, as server-sent events",
         content=["text/event-stream"],
         query={"history": NUMBER, "follow": _BOOLEAN},
+        operation=READ,
     )
     def events() -> Response:
         history = count_parameter("history", _NO_LIMIT)

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry
+from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.openapi import documented
 
 
@@ -51,7 +52,7 @@ def add_cache_routes(blueprint: Blueprint, registry: ModelRegistry, caches: Cach
     """Add the routes that list and clear caches."""
 
     @blueprint.get("/api/cache")
-    @documented("List cached weights and saved prompts")
+    @documented("List cached weights and saved prompts", operation=READ)
     def cache() -> Response:
         weights = [
             {"model": registry.shown_name(model), "path": path, "bytes": size}
@@ -60,7 +61,9 @@ def add_cache_routes(blueprint: Blueprint, registry: ModelRegistry, caches: Cach
         return jsonify(weights=weights, prompts=list(prompt_rows(caches.saved_prompts(), registry)))
 
     @blueprint.post("/api/cache/clear")
-    @documented("Delete the saved prompts of a Model, or of all", 404, query={"model": {"type": "string"}})
+    @documented(
+        "Delete the saved prompts of a Model, or of all", 404, query={"model": {"type": "string"}}, operation=OPERATE
+    )
     def clear() -> Response:
         name = request.args.get("model")
         gone = caches.clear_prompts(None if name is None else registry.find(name).model.name)

@@ -190,6 +190,8 @@ class InferenceRequest:
         """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
         inference, route, requested = self._inference, self._route, body.model
         registry, self._body = inference.registry, body
+        if self._head.checks_body:
+            self._head.check_body(body, registry)
         if route.tag and requested:
             requested = registry.known_name(requested, route.tag)
         target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
@@ -538,6 +540,8 @@ class InferenceRequest:
         inference, routed = self._inference, self._routed
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()
+        if (limits := self._head.caller.limits) is not None:
+            limits.give_back()
         inference.body_budget.give_back(self._body_bytes)
         body, self._body = self._body, None
         self._translation = self._ready = None

@@ -33,6 +33,10 @@ class KnownHeads(Generic[T]):
         key = data[: length.start(1)] + data[length.end(1) : end]
         return key, length[1], end, self._values.get(key)
 
+    def clear(self) -> None:
+        """Forget all heads."""
+        self._values.clear()
+
     def keep(self, key: bytes, value: T) -> None:
         """Keep what was found in a head."""
         while len(self._values) >= self._count:

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, request
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer
 from hotseat.core.ports import LogView
+from hotseat.gateway.auth import OPERATE
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.openapi import documented
 from hotseat.gateway.unloading import unload_all_models
@@ -54,7 +55,7 @@ def add_llmsnap_routes(blueprint: Blueprint, registry: ModelRegistry, concurrenc
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
-    @documented("Unload all Models", content=["text/plain"])
+    @documented("Unload all Models", content=["text/plain"], operation=OPERATE)
     def unload_all() -> Response:
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Forbidden("Web pages cannot unload models by GET or from another origin.")
@@ -65,7 +66,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         blueprint.add_url_rule(path, f"llmsnap {path}", unload_all, methods=["GET", "POST"])
 
     @blueprint.route("/models/sleep/<model:name>", methods=["GET", "POST"])
-    @documented("Refuse: there is no command that parks a Model", 404, ok=())
+    @documented("Refuse: there is no command that parks a Model", 404, ok=(), operation=OPERATE)
     def sleep(name: str) -> Response:
         shown = registry.find(name).model.shown_name
         raise NotImplementedByServer(
@@ -87,7 +88,7 @@ def _add_logs(blueprint: Blueprint, registry: ModelRegistry, concurrency: Concur
         return {PROXY: own, **engines(loaded=loaded)}
 
     @blueprint.get("/logs")
-    @documented("Return the last lines of all logs", content=["text/plain"])
+    @documented("Return the last lines of all logs", content=["text/plain"], operation=OPERATE)
     def all_logs() -> Response:
         return _text(f"{name}: {line}" for name, view in everything().items() for line in view.tail(LINES))
 
@@ -101,22 +102,22 @@ def _add_logs(blueprint: Blueprint, registry: ModelRegistry, concurrency: Concur
         return response
 
     @blueprint.get("/logs/stream")
-    @documented("Follow all logs", content=["text/plain"])
+    @documented("Follow all logs", content=["text/plain"], operation=OPERATE)
     def stream_all() -> Response:
         return stream(everything, named=True)
 
     @blueprint.get("/logs/stream/proxy")
-    @documented("Follow hotseat's own log", content=["text/plain"])
+    @documented("Follow hotseat's own log", content=["text/plain"], operation=OPERATE)
     def stream_own() -> Response:
         return stream(lambda **_: {PROXY: own}, named=False)
 
     @blueprint.get("/logs/stream/upstream")
-    @documented("Follow the logs of all engines", content=["text/plain"])
+    @documented("Follow the logs of all engines", content=["text/plain"], operation=OPERATE)
     def stream_engines() -> Response:
         return stream(engines, named=True)
 
     @blueprint.get("/logs/stream/<model:name>")
-    @documented("Follow the log of an engine", 404, content=["text/plain"])
+    @documented("Follow the log of an engine", 404, content=["text/plain"], operation=OPERATE)
     def stream_one(name: str) -> Response:
         model = registry.find(name).model
         view = registry.logs(model.name)

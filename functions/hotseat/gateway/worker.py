@@ -81,7 +81,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
         make_service = getattr(self.wsgi, "service", None)
         service = PlainService(flask, _max_body(self.wsgi)) if make_service is None else make_service(flask)
         limits = getattr(self.app, "limits", None) or HttpLimits()
-        server = HttpServer(loop, [each.sock for each in self.sockets], service, limits)
+        tls = getattr(self.app, "tls", None)
+        if tls is not None:
+            tls.watch()
+        server = HttpServer(loop, [each.sock for each in self.sockets], service, limits, tls)
         owner.begin(loop)
         try:
             server.start()

@@ -43,6 +43,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._switches: tuple[Switch, ...] = ()
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
         self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed, registry.owner)
+        self.gate.apply_key_weights(registry.key_weights)
         self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
         self.reporter.mark()
 

@@ -11,7 +11,9 @@ from hotseat.core.errors import NotFound, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.accepted_head import Route
+from hotseat.gateway.auth import INFER, READ
 from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.flask_keys import key_of_request
 from hotseat.gateway.openapi import documented
 
 ROUTES = {
@@ -43,13 +45,15 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     blueprint = Blueprint("openai", __name__)
 
     @blueprint.get("/v1/models")
-    @documented("List the Models")
+    @documented("List the Models", operation=(INFER, READ), checks_models=True)
     def models() -> Response:
-        listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
+        key, routes = key_of_request(), registry.routes().values()
+        seen = (each for each in routes if not each.model.spec.unlisted and key.allows(each.model.names))
+        listed = [describe(route, started) for route in seen]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
-    @documented("Return a Model, by any of its names", 404)
+    @documented("Return a Model, by any of its names", 404, operation=(INFER, READ))
     def model(name: str) -> Response:
         try:
             return jsonify(describe(registry.find(name), started))
@@ -58,7 +62,7 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
             raise
 
     @blueprint.route("/v1/responses/<path:name>", methods=["GET", "DELETE", "POST"])
-    @documented("Refuse: hotseat keeps no responses", 404, ok=())
+    @documented("Refuse: hotseat keeps no responses", 404, ok=(), operation=INFER)
     def response(name: str) -> Response:
         raise NotFound(
             f"There is no response {shortened(name)}: hotseat keeps none. Send the whole conversation in `input` of each request."
