@@ -62,6 +62,11 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "runtime class": (workspace(placement={"runtimeClassName": "A"}), "spec.placement.runtimeClassName", "should match"),
     "value of fetchBy": (model(cache={"fetchBy": "job"}), "spec.cache.fetchBy", "supported values"),
     "value of runtime": (workspace(runtime="Keda"), "spec.runtime", "supported values"),
+    "field of a filter": (model(filters={"strp": ["a"]}), "spec.filters.strp", 'unknown field "spec.filters.strp"'),
+    "field of a name's filter": (
+        model(filters={"byName": {"think": {"strp": []}}}), "spec.filters.byName.think.strp", 'unknown field "spec.filters.byName.think.strp"'
+    ),
+    "filter of the model's name": (model(filters={"strip": ["model"]}), "spec.filters.strip", "set by hotseat itself"),
     # What is missing.
     "no engine": (model(None), "spec.engine", "spec.engine: Required value"),
     "empty engine": (model(""), "spec.engine", "should be at least 1 chars long"),
@@ -324,6 +329,12 @@ GOOD: dict[str, Json] = {
         source="hf://o/r@main",
         cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
         args=["--port-range", "1"],
+    ),
+    "filters": model(
+        filters={
+            "strip": ["a", "b.c"], "default": {"a": None, "b.c": [1, {"d": 0.5}]}, "set": {"a": "x"},
+            "byName": {"a:think": {"set": {"chat_template_kwargs": {"enable_thinking": True}}}, "a:plain": {}},
+        }
     ),
     "vllm without a GPU": vllm(vllm={"tensorParallelSize": 2}, resources={"gpus": 0}),
     "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),

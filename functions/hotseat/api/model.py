@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.filters import Filters
 from hotseat.api.types import (
     API_VERSION,
     PATH_PATTERN,
@@ -394,6 +395,9 @@ class ModelSpec(Document):
         "Workspace.",
     )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
+    filters: Filters | None = Field(
+        default=None, description="Parameters of requests that are removed or set before the engine gets them."
+    )
 
     @field_validator("source")
     @classmethod
@@ -491,7 +495,8 @@ class Model(Document):
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
-        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+        filters = self.spec.filters
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *(filters.by_name if filters else ()))))
 
     @property
     def engine_model_name(self) -> str:

@@ -95,7 +95,7 @@ def _duplicate_names(models: list[Entry]) -> Iterator[Problem]:
                 )
             elif name in stated:
                 yield entry.problem(f"this Model states {plain(name)} twice", path)
-            if path[0] == "spec":
+            if path[:2] == ("spec", "names"):
                 stated.add(name)
 
 
@@ -119,6 +119,10 @@ def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str):
             yield name, ("spec", "names", index)
+    by_name = entry.get("spec", "filters", "byName")
+    for name in by_name if isinstance(by_name, dict) else ():
+        if isinstance(name, str) and name not in _texts(names):
+            yield name, ("spec", "filters", "byName", name)
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:

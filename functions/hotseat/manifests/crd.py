@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from hotseat.api.filters import PROTECTED
 from hotseat.api.model import DOCUMENTS, SOURCE_SCHEMES
 from hotseat.api.types import API_VERSION, Document, Json
 from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
@@ -86,6 +87,12 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 
+def _unprotected() -> tuple[Rule, ...]:
+    """Return the rule for names of parameters. An API server cannot see the keys of free objects: the switcher checks those."""
+    rule = f"self.all(name, name != '{PROTECTED}' && !name.startsWith('{PROTECTED}.'))"
+    return ((rule, "the parameter model is set by hotseat itself: use engineModelName"),)
+
+
 # By class and field, or "" for the class itself. `self` is the value with the rule. Each rule corresponds to a check in
 # api/model.py, api/vllm.py, checks.py or an engine; tests run one table of invalid documents through both. Engines of other
 # packages are checked by the switcher only.
@@ -99,6 +106,8 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
     ),
+    ("ParameterFilter", "strip"): _unprotected(),
+    ("Filters", "strip"): _unprotected(),
     ("Lifecycle", ""): (
         (
             "(has(self.sleep) && size(self.sleep) > 0) == (has(self.wake) && size(self.wake) > 0)",
@@ -322,6 +331,9 @@ class _Structural:
             result["items"] = self._value(value["items"])
         if value.get("additionalProperties") is True:
             return {key: it for key, it in result.items() if key != "additionalProperties"} | {_FREE: True}
+        named = value.get("additionalProperties")
+        if isinstance(named, dict) and named.keys() & {"$ref", "additionalProperties"}:
+            result["additionalProperties"] = self._value(named)
         if value.get("type") == "string" and not value.keys() & {"pattern", "enum", "format"}:
             result["pattern"] = _TEXT
         return result
@@ -332,7 +344,7 @@ def _plain(value: Json) -> Json:
     return {
         key: it
         for key, it in value.items()
-        if key not in ("title", "const") and not (key == "default" and it in ("", None))
+        if key not in ("title", "const", "propertyNames") and not (key == "default" and it in ("", None))
     }
 
 

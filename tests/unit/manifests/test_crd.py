@@ -92,7 +92,10 @@ def test_every_field_of_the_documents_is_there():
     for field in walk(ModelSpec):
         where = spec
         for step in field.path.replace("[]", "").split("."):
-            where = where.get("items", where)["properties"][step]  # KeyError: it is missing
+            where = where.get("items", where)
+            where = (
+                where["additionalProperties"] if step == "*" else where["properties"][step]
+            )  # KeyError: it is missing
 
 
 def test_defaults_are_written_as_documents_have_them():
