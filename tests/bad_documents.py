@@ -67,6 +67,22 @@ BAD: dict[str, tuple[Json, str, str]] = {
         model(filters={"byName": {"think": {"strp": []}}}), "spec.filters.byName.think.strp", 'unknown field "spec.filters.byName.think.strp"'
     ),
     "filter of the model's name": (model(filters={"strip": ["model"]}), "spec.filters.strip", "set by hotseat itself"),
+    "weight of another strategy": (
+        workspace(virtualModels=[{"name": "v", "members": [{"model": "a", "weight": 2}]}]), "spec.virtualModels[0].members", "weight is for strategy Weight only"
+    ),
+    "limit of another strategy": (
+        workspace(virtualModels=[{"name": "v", "strategy": "Weight", "members": [{"model": "a", "maxRequests": 2}]}]),
+        "spec.virtualModels[0].members", "maxRequests is for strategy Spillover only"
+    ),
+    "no members": (workspace(virtualModels=[{"name": "v", "members": []}]), "spec.virtualModels[0].members", "should have at least 1 items"),
+    "strategy": (
+        workspace(virtualModels=[{"name": "v", "strategy": "Cold", "members": [{"model": "a"}]}]), "spec.virtualModels[0].strategy", "supported values"
+    ),
+    "virtual model twice": (
+        workspace(virtualModels=[{"name": "v", "members": [{"model": "a"}]}] * 2), "spec.virtualModels", "Duplicate value"
+    ),
+    "target that is no text": (workspace(profiles={"p": {"x": 1}}), "spec.profiles.p.x", "must be of type string"),
+    "active profile": (workspace(profiles={"p": {}}, activeProfile="q"), "spec.activeProfile", "activeProfile is not in profiles"),
     # What is missing.
     "no engine": (model(None), "spec.engine", "spec.engine: Required value"),
     "empty engine": (model(""), "spec.engine", "should be at least 1 chars long"),
@@ -329,6 +345,15 @@ GOOD: dict[str, Json] = {
         source="hf://o/r@main",
         cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
         args=["--port-range", "1"],
+    ),
+    "virtual models and profiles": workspace(
+        virtualModels=[
+            {"name": "v w", "members": [{"model": "other"}]},
+            {"name": "s", "strategy": "Spillover", "members": [{"model": "other", "maxRequests": 1}, {"model": "other"}], "description": "x"},
+            {"name": "t", "strategy": "Weight", "members": [{"model": "other", "weight": 3}, {"model": "other"}]},
+        ],
+        profiles={"p q": {"x": "other", "y": "", "z": "s"}, "none": {}},
+        activeProfile="p q",
     ),
     "filters": model(
         filters={

@@ -132,8 +132,7 @@ class InferenceRequest:
         self._translation: Translation | None = None
         self._ready: tuple[str, str, ModelRoute, Translation] | None = None  # made before `submit`, for these
         self._sample: AnswerSample | None = None
-        self._number = 0  # in the records
-        self._model = ""
+        self._model, self._number = "", 0  # the number is that in the records
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
         inference.concurrency.take()
@@ -193,6 +192,8 @@ class InferenceRequest:
         registry, self._body = inference.registry, body
         if route.tag and requested:
             requested = registry.known_name(requested, route.tag)
+        if requested and (names := registry.names) is not None:
+            requested = names.resolve(requested, route.capability)
         target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.model.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):

@@ -12,6 +12,7 @@ from hotseat.api.units import format_bytes
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import schedule_windows as windows
 from hotseat.manifests.entries import Entry
+from hotseat.manifests.name_checks import check_names
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
@@ -61,6 +62,7 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     yield from _oversized(models, workspaces, workspace_names)
     owners = {name: entry for entry in models for name, _ in _names(entry)}
     yield from check_fallbacks(owners, complete=complete)
+    yield from check_names(workspaces, owners, complete=complete)
     yield from _lifecycles(models)
     yield from _duplicate_gpus(workspaces)
 

@@ -140,10 +140,24 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
             "returnToDefault needs defaultModel",
         ),
+        (
+            "!has(self.activeProfile) || (has(self.profiles) && self.activeProfile in self.profiles)",
+            "activeProfile is not in profiles",
+        ),
         (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
         (
             f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
             "capacity.counted is false, so groups or sets are required",
+        ),
+    ),
+    ("VirtualModel", ""): (
+        (
+            "self.strategy == 'Weight' || self.members.all(each, !has(each.weight))",
+            "weight is for strategy Weight only",
+        ),
+        (
+            "self.strategy == 'Spillover' || self.members.all(each, !has(each.maxRequests))",
+            "maxRequests is for strategy Spillover only",
         ),
     ),
     ("WorkspaceSpec", "groups"): (
@@ -201,6 +215,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
         },
     },
     ("ModelGroup", "members"): {"x-kubernetes-list-type": "set"},
+    ("WorkspaceSpec", "virtualModels"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("WorkspaceSpec", "groups"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("ModelStatusSchema", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ("WorkspaceStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},

@@ -39,7 +39,10 @@ def read(tmp_path):
         roomy.write_text(
             json.dumps({"kind": "List", "items": [workspace(capacity={"gpus": 1024}), model(name="other")]})
         )
-        load([path, roomy] if document["kind"] == "Model" else [path])
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps(model(name="other")))
+        named = "virtualModels" in (document.get("spec") or {})
+        load([path, roomy] if document["kind"] == "Model" else [path, other] if named else [path])
 
     return read
 
