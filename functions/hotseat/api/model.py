@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.filters import Filters
 from hotseat.api.loras import LoraAdapter
 from hotseat.api.types import (
     API_VERSION,
@@ -415,6 +416,9 @@ class ModelSpec(Document):
         "Workspace.",
     )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
+    filters: Filters | None = Field(
+        default=None, description="Parameters of requests that are removed or set before the engine gets them."
+    )
 
     @field_validator("source")
     @classmethod
@@ -526,7 +530,9 @@ class Model(Document):
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
-        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *(each.name for each in self.spec.loras))))
+        filters = self.spec.filters
+        more = (*(each.name for each in self.spec.loras), *(filters.by_name if filters else ()))
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *more)))
 
     @property
     def engine_model_name(self) -> str:

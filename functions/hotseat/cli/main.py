@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "cache": ("hotseat.cli.commands", "List the fetched weights and the saved prompt caches."),
     "key": ("hotseat.cli.keys", "Make, list and remove API keys in a file."),
+    "profile": ("hotseat.cli.profiles", "List the profiles, or switch to one."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
     "import": ("hotseat.cli.documents", "Convert the configuration of llama-swap or llmsnap."),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from hotseat.api.filters import PROTECTED
 from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
 from hotseat.api.workspace import Loading
 from hotseat.importing import commands
@@ -199,8 +200,8 @@ class ModelImport:
             "metadata": self._metadata(),
             "loading": self._loading(),
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
+            "filters": self._filters(),
         }
-        self._filters()
         self._lost()
         origin = f"{self.id} (line {self.reader.line(('models', self.id))})"
         kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
@@ -379,7 +380,6 @@ class ModelImport:
                 self._no_equivalent(
                     "aliases", f"{compact(alias)}: an alias has no title of its own and is listed with its Model"
                 )
-        wanted += [self.macros.fill(key) for key in self.reader.mapping(self._at("filters", "setParamsByID"))]
         wanted += self.common.more_names.get(self.id, [])
         names = list(dict.fromkeys((self.id, *(self.macros.fill(it) for it in wanted[1:]))))
         if name != self.id:
@@ -407,18 +407,24 @@ class ModelImport:
             self._changed("name", "it becomes spec.metadata.name")
         return ({"name": title} if title else {}) | found
 
-    # What is lost -----------------------------------------------------------------------------------------------------
+    def _filters(self) -> Json:
+        """Return the changes of parameters. `model` is protected in llama-swap too, where it is ignored."""
+        filters = self.reader.mapping(self._at("filters"))
+        for key in sorted(filters.keys() - {"stripParams", "strip_params", "setParams", "setParamsByID"}):
+            self._no_equivalent(f"filters.{key}", f"{compact(filters[key])}: not known to this importer")
+        listed = ",".join(self.reader.text(self._at("filters", key)) for key in ("stripParams", "strip_params"))
+        strip = [name for each in self.macros.fill(listed).split(",") if (name := each.strip()) and name != PROTECTED]
+        found: Json = {"strip": strip, "set": self._parameters("setParams"), "byName": {}}
+        for key in self.reader.mapping(self._at("filters", "setParamsByID")):
+            its = self._parameters("setParamsByID", key)
+            found["byName"][self.macros.fill(key)] = {"set": its} if its else {}
+        return {key: value for key, value in found.items() if value}
 
-    def _filters(self) -> None:
-        texts = {
-            "stripParams": "requests are passed on unchanged",
-            "strip_params": "requests are passed on unchanged",
-            "setParams": "requests are passed on unchanged",
-            "setParamsByID": "its keys are names of the Model, but set no parameters",
-        }
-        for key, value in self.reader.mapping(self._at("filters")).items():
-            shown = compact(self.macros.fill_all(value))
-            self._no_equivalent(f"filters.{key}", f"{shown}: {texts.get(key, 'not known to this importer')}")
+    def _parameters(self, *path: str) -> Json:
+        given: Json = self.macros.fill_all(self.reader.mapping(self._at("filters", *path)))
+        return {name: value for name, value in given.items() if name != PROTECTED}
+
+    # What is lost -----------------------------------------------------------------------------------------------------
 
     def _lost(self) -> None:
         for key, value in self.reader.mapping(self._at()).items():
