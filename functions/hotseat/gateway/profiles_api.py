@@ -35,7 +35,13 @@ def add_profile_routes(blueprint: Blueprint, registry: ModelRegistry) -> None:
         return jsonify(active=_profiles(registry)["active"])
 
     @blueprint.put("/api/profiles/active")
-    @documented("Make a profile active, or none. On a cluster its document says which is", 404, 405, body=_BODY, operation=OPERATE)
+    @documented(
+        "Make a profile active, or none. On a cluster its document says which is",
+        404,
+        405,
+        body=_BODY,
+        operation=OPERATE,
+    )
     def switch() -> Response:
         body = request.get_json(force=True, silent=True)
         name, workspace = (body.get("name", ""), body.get("workspace")) if isinstance(body, dict) else ("", None)

@@ -97,7 +97,7 @@ def _duplicate_names(models: list[Entry]) -> Iterator[Problem]:
                 )
             elif name in stated:
                 yield entry.problem(f"this Model states {plain(name)} twice", path)
-            if path[:2] == ("spec", "names"):
+            if path[0] == "spec":
                 stated.add(name)
 
 
@@ -122,12 +122,14 @@ def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
         if isinstance(name, str):
             yield name, ("spec", "names", index)
     adapters = entry.get("spec", "loras")
+    adapted: list[str] = []
     for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
         if isinstance(adapter, dict) and isinstance(adapter.get("name"), str):
+            adapted.append(adapter["name"])
             yield adapter["name"], ("spec", "loras", index, "name")
     by_name = entry.get("spec", "filters", "byName")
     for name in by_name if isinstance(by_name, dict) else ():
-        if isinstance(name, str) and name not in _texts(names):
+        if isinstance(name, str) and name not in (*_texts(names), *adapted):
             yield name, ("spec", "filters", "byName", name)
 
 
