@@ -503,5 +503,16 @@ class Model(Document):
         """Return the name by which its engine knows it."""
         return self.spec.engine_model_name or self.metadata.name
 
+    def name_to_engine(self, requested: str | None) -> str:
+        """Return `model` of a request as the engine gets it: one name, but an external server gets the name that was requested.
+
+        It does not know a name that only filters have, and gets the shown name instead.
+        """
+        spec = self.spec
+        if not spec.url or not requested or spec.engine_model_name:
+            return self.engine_model_name
+        own = spec.filters is not None and requested in spec.filters.by_name and requested not in spec.names
+        return self.shown_name if own else requested
+
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}
