@@ -542,9 +542,18 @@ class Model(Document):
             return str(spec.source).removeprefix("ollama://")
         return spec.engine_model_name or self.metadata.name
 
-    def name_for_engine(self, asked: str | None) -> str:
-        """Return the name by which its engine knows what a client asked for: the Model itself, or one of its LoRA adapters."""
-        return asked if asked and any(asked == each.name for each in self.spec.loras) else self.engine_model_name
+    def name_to_engine(self, requested: str | None) -> str:
+        """Return `model` of a request as the engine gets it: one name, but an external server, and a LoRA adapter, get what was requested.
+
+        A server does not know a name that only filters have, and gets the shown name instead.
+        """
+        spec = self.spec
+        if spec.loras and any(requested == each.name for each in spec.loras):
+            return requested or self.engine_model_name
+        if not spec.url or not requested or spec.engine_model_name:
+            return self.engine_model_name
+        own = spec.filters is not None and requested in spec.filters.by_name and requested not in spec.names
+        return self.shown_name if own else requested
 
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

@@ -23,7 +23,7 @@ class Choice(NamedTuple):
 class ActiveProfiles:
     """Choices, which are kept in a file over restarts. Without one, `spec.activeProfile` of the Workspace is active.
 
-    Calls are made by one thread at a time.
+    `choose` is called by one thread at a time.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -40,9 +40,10 @@ class ActiveProfiles:
     def choose(self, workspaces: Iterable[Workspace], profile: str | None) -> None:
         """Make a profile the active one of these Workspaces. None: they have none. Raise OSError if that cannot be kept."""
         choices = {each.name: Choice(profile, each.spec.active_profile) for each in workspaces}
-        self._choices = self._choices | choices
+        choices = self._choices | choices
         if self._path is not None:
-            _write(self._path, self._choices)
+            _write(self._path, choices)
+        self._choices = choices
 
 
 def _read(path: Path) -> dict[str, Choice]:

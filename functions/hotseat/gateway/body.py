@@ -22,6 +22,9 @@ from hotseat.gateway import body_process
 from hotseat.gateway.parameters import Changes, change_body, change_text
 
 LARGE = 2**20  # bytes from which the cost of a body is estimated
+CHANGED_HERE = (
+    4 * 2**20
+)  # bytes up to which parameters are changed in this process: that copies the body, and takes a few milliseconds
 COSTLY = 1_000_000  # values, and escapes in strings, from which a body is parsed in another process
 SLOW = 65536  # bytes from which that is done with a body that needs Python's parser
 _SLICE = 262_144  # bytes that are looked at without a pause for other threads
@@ -134,7 +137,9 @@ def rename_model(body: Body, name: str, changes: Sequence[Changes] = ()) -> byte
     With `changes` of parameters, the other values keep their bytes. Raise BadRequest if a part of the body that was skipped before is
     not valid JSON.
     """
-    return body_process.rename(body, name, changes) if len(body.raw) > LARGE else rename_here(body, name, SLOW, changes)
+    raw = body.raw
+    large = len(raw) > LARGE and not (changes and len(raw) <= CHANGED_HERE and not _is_costly(raw))
+    return body_process.rename(body, name, changes) if large else rename_here(body, name, SLOW, changes)
 
 
 def rename_here(body: Body, name: str, slow: float = inf, changes: Sequence[Changes] = ()) -> bytes:

@@ -589,9 +589,8 @@ class InferenceRequest:
 
 
 def engine_name(routed: RoutedRequest) -> str:
-    """Return the name of the model to its engine: one name, but an external server, and a LoRA adapter, get what the client sent."""
-    model, asked = routed.route.model, routed.requested_name
-    return asked if model.spec.url and asked and not model.spec.engine_model_name else model.name_for_engine(asked)
+    """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
+    return routed.route.model.name_to_engine(routed.requested_name)
 
 
 def _asked(routed: RoutedRequest, body: Body) -> str:

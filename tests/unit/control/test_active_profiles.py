@@ -46,3 +46,11 @@ def test_a_file_that_cannot_be_read_is_as_none(path: Path, content: str) -> None
     assert ActiveProfiles(path).of(space("p")) == "p"
     ActiveProfiles(path).choose([space()], "q")
     assert ActiveProfiles(path).of(space()) == "q"
+
+
+def test_a_choice_that_cannot_be_kept_is_not_made(path: Path) -> None:
+    profiles = ActiveProfiles(path)
+    path.parent.write_text("not a directory")
+    with pytest.raises(OSError, match="exists"):
+        profiles.choose([space("p")], "q")
+    assert profiles.of(space("p")) == "p"

@@ -171,7 +171,7 @@ class TestOllama:
 
     def test_it_knows_the_model_by_its_own_name_and_has_both_apis(self) -> None:
         served = model("ollama", source="ollama://hf.co/o/r:Q4_K_M", names=["gpt"])
-        assert served.name_for_engine("gpt") == "hf.co/o/r:Q4_K_M"
+        assert served.name_to_engine("gpt") == "hf.co/o/r:Q4_K_M"
         assert self.engine.health_path(served) == "/v1/models/hotseat-ready-chat"
         assert not self.engine.fetches(served)
         assert [has_api(served, api) for api in (Api.OPENAI, Api.OLLAMA, Api.ANTHROPIC)] == [True, True, False]

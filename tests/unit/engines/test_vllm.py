@@ -99,7 +99,7 @@ def test_adapters_are_loaded_beside_the_base_and_known_by_their_names() -> None:
     assert served.names == ("chat", "sql=v1, new", "qa")
     assert served.shown_name == "chat"
     for asked, known in {"qa": "qa", "sql=v1, new": "sql=v1, new", "chat": "gpt", "other": "gpt", None: "gpt"}.items():
-        assert model(loras=loras, names=["other"], engineModelName="gpt").name_for_engine(asked) == known
+        assert model(loras=loras, names=["other"], engineModelName="gpt").name_to_engine(asked) == known
 
 
 def test_an_adapter_has_a_name_of_its_own() -> None:

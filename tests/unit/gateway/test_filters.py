@@ -141,3 +141,46 @@ def test_the_client_of_a_stream_that_a_filter_may_end_is_told_nothing_before_the
         router.ready("qwen", engine.address, filters=filters, loading="Comments")
         assert client.answer() == (200, COMPLETION)
         router.connections.close()
+
+
+def test_an_external_server_does_not_get_a_name_that_only_filters_have(router: Router) -> None:
+    filters = {"byName": {"gpt:calm": {"set": {"temperature": 0}}, "gpt": {"set": {"seed": 1}}}}
+    with Engine(answers(sized(COMPLETION))) as engine:
+        spec: dict[str, Any] = {
+            "engine": "external",
+            "url": engine.address,
+            "names": ["org/gpt", "gpt"],
+            "filters": filters,
+        }
+        router.world.tell("w", model("out", **spec), residents=resident("out", engine.address))
+        assert ask(router, *(post({"model": name}) for name in ("gpt", "org/gpt", "gpt:calm"))) == [200] * 3
+        assert sent(engine) == [
+            {"model": "gpt", "seed": 1},
+            {"model": "org/gpt"},
+            {"model": "org/gpt", "temperature": 0},
+        ]
+        router.connections.close()
+
+
+def test_a_virtual_model_is_a_request_for_a_name_of_its_member(router: Router) -> None:
+    """Also at a router of a cluster, which knows of it by the Workspace's document."""
+    with Engine(answers(sized(b'{"model": "qwen"}'))) as engine:
+        router.ready("qwen", engine.address, filters=FILTERS, responseModelName="Client")
+        document = router.world.documents["w"]
+        spec = {
+            "virtualModels": [{"name": "any", "members": [{"model": "gone"}, {"model": "qwen:think"}]}],
+            "profiles": {"p": {"llm": "any", "qwen": ""}},
+        }
+        router.world.apply({**document, "spec": spec})
+        with Client(router, post({"model": "any"}) + post({"model": "llm"}) + post({"model": "qwen"})) as client:
+            got = [client.answer() for _ in range(3)]
+        assert [status for status, _ in got] == [200, 404, 200]
+        assert got[0][1] == b'{"model": "any"}'
+        router.world.apply({**document, "spec": {**spec, "activeProfile": "p"}})
+        assert ask(router, post({"model": "llm"}), post({"model": "qwen"})) == [200, 404]
+        assert [each["think"] for each in sent(engine)] == ["name", "model", "name"]
+        put = b'PUT /api/profiles/active HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer k\r\nContent-Length: 13\r\n\r\n{"name": "p"}'
+        with Client(router, put) as client:
+            status, body = client.answer()
+        assert (status, b"spec.activeProfile" in body) == (405, True)
+        router.connections.close()
