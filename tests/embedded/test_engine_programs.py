@@ -12,7 +12,7 @@ import pytest
 
 from . import engine_programs
 from .conftest import Up
-from .harness import Document, Hotseat, eventually
+from .harness import Document, Hotseat, chat, eventually
 
 FORM = {"Content_Type": "multipart/form-data; boundary=limit"}
 
@@ -118,8 +118,17 @@ def test_adapters_are_models_that_share_an_instance(up: Up, programs: Path, else
     for asked, got in {"base": "base", "gpt": "base", "Sql writer": "Sql writer", "qa": "qa"}.items():
         assert hotseat.ask(asked).json()["model"] == got
     assert hotseat.loads() == {"base": 1}
-    (row,) = hotseat.get("/v1/models").json()["data"]
-    assert row["names"] == ["gpt", "base", "Sql writer", "qa"]
+    rows = hotseat.get("/v1/models").json()["data"]
+    assert [(row["id"], row["names"], row.get("parent")) for row in rows] == [
+        ("Sql writer", ["Sql writer"], "gpt"), ("gpt", ["gpt", "base"], None), ("qa", ["qa"], "gpt"),
+    ]  # fmt: skip
+    assert {row["status"]["state"] for row in rows} == {"ready"}
+    assert [hotseat.get(f"/v1/models/{name}").json()["id"] for name in ("qa", "base")] == ["qa", "gpt"]
+    listed = [row["name"] for row in hotseat.get("/api/tags").json()["models"]]
+    assert listed == ["Sql writer:latest", "gpt:latest", "qa:latest"]
+    answer = hotseat.post("/api/chat", chat("qa:latest", stream=False)).json()
+    assert answer["model"] == "qa:latest"
+    assert hotseat.stats("gpt")["last"]["body"]["model"] == "qa"
     assert hotseat.ask("sql").status == 404
 
 

@@ -1,6 +1,6 @@
 """OpenAI's API: routes for inference, and the list of models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -45,14 +45,21 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     @blueprint.get("/v1/models")
     @documented("List the Models")
     def models() -> Response:
-        listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
+        listed = [
+            row
+            for route in registry.routes().values()
+            if not route.model.spec.unlisted
+            for row in (describe(route, started), *_adapters(route, started))
+        ]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
     @documented("Return a Model, by any of its names", 404)
     def model(name: str) -> Response:
         try:
-            return jsonify(describe(registry.find(name), started))
+            route = registry.find(name)
+            adapter = next((row for row in _adapters(route, started) if row["id"] == name), None)
+            return jsonify(adapter or describe(route, started))
         except UnknownModel as error:
             error.param = None
             raise
@@ -76,7 +83,7 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "object": "model",
         "created": int(started),
         "owned_by": "hotseat",
-        "names": list(model.names),
+        "names": [name for name in model.names if all(name != each.name for each in spec.loras)],
         "metadata_name": model.name,
         "capabilities": list(spec.capabilities),
         "description": spec.description,
@@ -85,6 +92,13 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "engine": spec.engine,
         "status": describe_status(status),
     }
+
+
+def _adapters(route: ModelRoute, started: float) -> Iterator[dict[str, Any]]:
+    """Yield rows for the LoRA adapters of a Model: each is a model to clients. `parent` is the base model, as vLLM has it."""
+    for adapter in route.model.spec.loras:
+        row = describe(route, started)
+        yield row | {"id": adapter.name, "names": [adapter.name], "parent": row["id"]}
 
 
 # States of llama-server's router by state of a Model (docs/api.md). Other states are `unloaded`.
