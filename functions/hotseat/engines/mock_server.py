@@ -40,6 +40,11 @@ INFERENCE = {
 }  # fmt: skip
 
 
+SLEEP = {("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping")}
+# What SGLang has in their place, with a body.
+SGLANG_SLEEP = {"/release_memory_occupation": "/sleep", "/resume_memory_occupation": "/wake_up"}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -65,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--first-token", type=float, default=0.0, metavar="S", help="time before the first token")
     add("--stop-time", type=float, default=0.0, metavar="S", help="time from SIGTERM to its end")
     add("--memory", default="0", metavar="QUANTITY", help="taken; shown in /stats")
-    add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
+    add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping, and those of SGLang")
     add("--sleep-clears-slots", action="store_true", help="its slots are empty after it slept")
     add("--sleep-time", type=float, default=0.0, metavar="S")
     add("--wake-time", type=float, default=0.0, metavar="S")
@@ -283,8 +288,8 @@ class MockServer:
                         "pid": os.getpid(),
                         "sleeping": self.sleeping,
                     }
-            case ("POST", "/sleep") | ("POST", "/wake_up") | ("GET", "/is_sleeping") if self.options.sleep:
-                return self._sleep(request.path)
+            case method, path if self.options.sleep and (method, SGLANG_SLEEP.get(path, path)) in SLEEP:
+                return self._sleep(request)
             case method, path if self.slots and path.startswith("/slots"):
                 return (200, self.slots.rows()) if method == "GET" else self._transfer(self.slots, request)
         return 404, answers.problem(f"no route {request.method} {request.path}", "not_found", "invalid_request_error")
@@ -307,8 +312,10 @@ class MockServer:
         self.log(what, **done)
         return 200, done
 
-    def _sleep(self, path: str) -> tuple[int, Any]:
-        what = {"/sleep": "sleep", "/wake_up": "wake"}.get(path)
+    def _sleep(self, request: MockRequest) -> tuple[int, Any]:
+        if request.path in SGLANG_SLEEP and not request.body:
+            return 422, {"detail": "Field required"}
+        what = {"/sleep": "sleep", "/wake_up": "wake"}.get(SGLANG_SLEEP.get(request.path, request.path))
         if f"{what}-hangs" in self.faults:
             time.sleep(float("1e6"))
         if f"{what}-fails" in self.faults:

@@ -49,7 +49,7 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     def models() -> Response:
         key, routes = key_of_request(), registry.routes().values()
         seen = (each for each in routes if not each.model.spec.unlisted and key.allows(each.model.names))
-        listed = [describe(route, started) for route in seen]
+        listed = [row for route in seen for row in (describe(route, started), *_adapters(route, started))]
         listed += [each for each in describe_names(registry, started) if key.allows((each["id"],))]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
@@ -58,7 +58,11 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     def model(name: str) -> Response:
         try:
             named = next((each for each in describe_names(registry, started) if each["id"] == name), None)
-            return jsonify(describe(registry.find(name), started) if named is None else named)
+            if named is not None:
+                return jsonify(named)
+            route = registry.find(name)
+            adapter = next((row for row in _adapters(route, started) if row["id"] == name), None)
+            return jsonify(adapter or describe(route, started))
         except UnknownModel as error:
             error.param = None
             raise
@@ -82,7 +86,7 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "object": "model",
         "created": int(started),
         "owned_by": "hotseat",
-        "names": list(model.names),
+        "names": [name for name in model.names if all(name != each.name for each in spec.loras)],
         "metadata_name": model.name,
         "capabilities": list(spec.capabilities),
         "description": spec.description,
@@ -119,6 +123,13 @@ def describe_names(registry: ModelRegistry, started: float) -> Iterator[dict[str
             status = describe_status(route.handle.status(route.model.name))
             common = {"id": name, "object": "model", "created": int(started), "owned_by": "hotseat", "names": [name]}
             yield {**common, "capabilities": list(route.capabilities), "metadata": {}, **row, "status": status}
+
+
+def _adapters(route: ModelRoute, started: float) -> Iterator[dict[str, Any]]:
+    """Yield rows for the LoRA adapters of a Model: each is a model to clients. `parent` is the base model, as vLLM has it."""
+    for adapter in route.model.spec.loras:
+        row = describe(route, started)
+        yield row | {"id": adapter.name, "names": [adapter.name], "parent": row["id"]}
 
 
 # States of llama-server's router by state of a Model (docs/api.md). Other states are `unloaded`.
