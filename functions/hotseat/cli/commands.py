@@ -55,7 +55,8 @@ def _model_row(model: Row) -> list[str]:
     status = model.get("status") or {}
     state, progress = str(status.get("state") or ""), status.get("progress") or {}
     if progress.get("total"):
-        state += f"({100 * progress['done'] // progress['total']}%)"
+        left = progress.get("remaining")
+        state += f"({100 * progress['done'] // progress['total']}%{'' if left is None else f',{age(left)} left'})"
     state += ",pinned" if status.get("pinned") else ""
     return [
         model["id"],

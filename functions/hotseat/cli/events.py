@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from hotseat import __version__
-from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, printable, share, table, took
+from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, printable, share, table, took, transfer
 from hotseat.core.events import PREFIX, shown_model_of
 
 NEGLIGIBLE = 0.005  # seconds that are printed as 0.00s
@@ -108,7 +108,7 @@ def _model_failed(data: Data) -> str:
 
 
 def _fetching(data: Data) -> str:
-    return f"{share(data.get('done'), data.get('total'))}   {data.get('message') or ''}"
+    return f"{transfer(data)}   {data.get('message') or ''}"
 
 
 def outgrown(data: Data) -> str:
@@ -176,7 +176,7 @@ class Activity:
             case "switch.requested":
                 self._activities.setdefault(model, _ModelActivity("waiting", now))
             case "model.fetching":
-                said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
+                said = f"fetching  {transfer(data)}".rstrip()
                 self._activities.setdefault(model, _ModelActivity(said, now)).what = said
             case "switch.started":
                 leaving = {shown_model_of(replica) for replica in models_of(data.get("from"))}

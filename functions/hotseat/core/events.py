@@ -64,7 +64,13 @@ EVENT_TYPES: Mapping[str, EventType] = {
         EventType(
             "model.fetching",
             "Weights are being fetched.",
-            {"done": "bytes", "total": "bytes or null", "message": "progress"},
+            {
+                "done": "bytes",
+                "total": "bytes or null",
+                "rate": "bytes per second, averaged over 30 seconds, or null",
+                "remaining": "seconds left at that rate, or null",
+                "message": "progress",
+            },
         ),
         EventType("model.cached", "Weights are complete.", {}),
         EventType("model.ready", "The engine answers.", {"instance": "ID of the instance", "seconds": "load time"}),

@@ -73,7 +73,7 @@ class LoadingNews:
             "position": position,
             "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),
-            "progress": None if status.done is None else {"done": status.done, "total": status.total},
+            "progress": status.progress(),
             "resident": self._shown_name(residents[0]) if residents else None,
         }
 
@@ -131,6 +131,8 @@ def _sentence(state: Mapping[str, Any]) -> str:
         does, progress = "is being fetched", state["progress"]
         if progress and progress["total"]:
             details.insert(0, f"{100 * progress['done'] // progress['total']}%")
+        if progress and progress.get("remaining"):
+            details.append(f"about {progress['remaining']} s left")
     elif state["state"] in _DOES:
         does = _DOES[state["state"]]
     else:

@@ -261,4 +261,5 @@ def _status(row: Mapping[str, Any]) -> ModelStatus:
         from_rfc3339(row["retryAt"]) if row.get("retryAt") else None,
         row.get("pinned", False),
         row.get("exitCode"),
+        row.get("rate"),
     )

@@ -92,6 +92,8 @@ def _row(status: ModelStatus) -> Json:
         row["done"] = status.done
     if status.total is not None:
         row["total"] = status.total
+    if status.rate is not None:
+        row["rate"] = status.rate
     if status.retry_at is not None:
         row["retryAt"] = to_rfc3339(status.retry_at)
     if status.pinned:
@@ -262,7 +264,9 @@ def model_status(
         "conditions": [*conditions, *_parkable(model, generation), *_of_deployment(deployment, generation)],
         "address": resident.address if resident is not None else None,
         **_of_pods(deployment, int(holds)),
-        "cached": {"done": cache.done, "total": cache.total} if cache and cache.done is not None else None,
+        "cached": {"done": cache.done, "total": cache.total, "rate": status.rate}
+        if cache and cache.done is not None
+        else None,
         "lastSwitch": _last_switch(last) if last is not None else None,
         "pinned": status.pinned,
     }

@@ -7,6 +7,7 @@ from hotseat.core.events import Emit
 from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, RuntimeCommand
 from hotseat.core.policy.api import ONE_GPU, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.transfer_rate import seconds_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +199,11 @@ class ModelStatus:
     retry_at: float | None = None
     pinned: bool = False
     exit_code: int | None = None  # of its engine, where that ended by itself
+    rate: int | None = None  # bytes per second of a fetch
+
+    def progress(self) -> dict[str, int | None] | None:
+        """Return the progress of a fetch: bytes, bytes per second and seconds left, where known. None without one."""
+        if self.done is None:
+            return None
+        left = seconds_left(self.done, self.total, self.rate)
+        return {"done": self.done, "total": self.total, "rate": self.rate, "remaining": left}

@@ -156,7 +156,7 @@ def describe_status(status: ModelStatus) -> dict[str, Any]:
         "state": status.state,
         "since": None if not status.since else rfc3339(status.since),
         "message": status.message,
-        "progress": None if status.done is None else {"done": status.done, "total": status.total},
+        "progress": status.progress(),
         "pinned": status.pinned,
     }
     if status.state == "failed":
