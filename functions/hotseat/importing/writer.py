@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hotseat.api.types import Json
+from hotseat.api.types import API_VERSION, Json
 
 WIDTH = 120
 
@@ -43,6 +43,12 @@ class Imported:
     text: str
     notes: tuple[tuple[str, Note], ...]
     models: int
+
+
+def model_draft(name: str, spec: Json, origin: str, notes: Sequence[Note] = ()) -> Draft:
+    """Return a Model without the fields that are empty."""
+    kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
+    return Draft({"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": kept}, origin, notes)
 
 
 def write(head: Sequence[str], drafts: Sequence[Draft]) -> Imported:
