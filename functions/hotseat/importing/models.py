@@ -1,7 +1,7 @@
 """Models and peers of llama-swap as Models: names, sleep calls, settings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json,
 from hotseat.api.workspace import Loading
 from hotseat.importing import commands
 from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, is_windows, unknown
-from hotseat.importing.external import LOOPBACK, external_spec, is_elsewhere, unreachable, without_password
+from hotseat.importing.external import LOOPBACK, external_spec, is_elsewhere, key_in, unreachable, without_password
 from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
 from hotseat.importing.writer import Draft, Note, compact, model_draft
 from hotseat.manifests.problems import Path
@@ -24,7 +24,7 @@ def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     used = {*taken, *(name for name in names if is_label(name))}
     found = {}
     for name in names:
-        found[name] = name if is_label(name) else _free(label(name), used)
+        found[name] = name if is_label(name) else free(label(name), used)
         used.add(found[name])
     return found
 
@@ -42,7 +42,8 @@ def is_label(name: str) -> bool:
     return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
 
 
-def _free(wanted: str, used: set[str]) -> str:
+def free(wanted: str, used: Container[str]) -> str:
+    """Return a label, or the first with a number behind it that is not used."""
     found, number = wanted, 1
     while found in used:
         number += 1
@@ -112,7 +113,8 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
             Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
             for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
         ]
-        if why := unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
+        key, keyed = key_in(stated, peer) if (stated := reader.text((*path, "apiKey"))) else (None, [])
+        if why := unreachable(proxy, key):
             notes.append(
                 Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
             )
@@ -120,13 +122,17 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
         called = labels(models, used)
         used |= {*called.values(), *models}
         for model, name in called.items():
-            spec = external_spec(proxy)
+            spec = external_spec(proxy, key)
             if name != model:
                 spec["names"] = [model]
             document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
             spec["engineModelName"] = model
             drafts.append(
-                Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
+                Draft(
+                    {**document, "spec": spec},
+                    f"{model} of the peer {peer} (line {reader.line(path)})",
+                    [*lost, *keyed],
+                )
             )
     return drafts, notes
 
