@@ -15,6 +15,7 @@ import click
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
+from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.captures import CaptureMode
@@ -34,6 +35,7 @@ EXAMPLES = (
     "hotseat up -f models.yaml",
     "hotseat up -f models.d/ --port 9000 --api-key-file keys.txt",
     "hotseat up -f models.yaml --host 0.0.0.0 --api-key sk-mine",
+    "hotseat import config.yaml | hotseat up -f - --dry-run",
 )
 
 
@@ -147,6 +149,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option(
     "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
 )
+@dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
     files: tuple[Path, ...],
     host: str,
@@ -186,6 +189,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
         sys.exit(2)
+    end_if_dry_run(manifest, host, port, (cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute())
     all_keys = (*keys, *_read_keys(api_key_file))
     if not all_keys and not no_auth and not _is_loopback(host):
         raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
