@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "profile": ("hotseat.cli.profiles", "List the profiles, or switch to one."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
-    "import": ("hotseat.cli.documents", "Convert the configuration of llama-swap or llmsnap."),
+    "import": ("hotseat.cli.documents", "Convert the configuration of another program."),
     "simulate": ("hotseat.cli.simulate", "Run a load through the scheduler in simulated time."),
     "doctor": ("hotseat.cli.doctor", "Check that a cluster has everything that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),

@@ -16,6 +16,7 @@ import psutil
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
+from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.captures import CaptureMode
@@ -37,6 +38,7 @@ EXAMPLES = (
     "hotseat up -f models.yaml",
     "hotseat up -f models.d/ --port 9000 --api-key-file keys.yaml",
     "hotseat up -f models.yaml --host 0.0.0.0 --api-key-file keys.yaml --tls-cert tls.crt --tls-key tls.key",
+    "hotseat import config.yaml | hotseat up -f - --dry-run",
 )
 
 
@@ -161,6 +163,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option(
     "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
 )
+@dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
     files: tuple[Path, ...],
     host: str,
@@ -204,6 +207,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
         sys.exit(2)
+    end_if_dry_run(manifest, host, port, (cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute())
     key_source = _key_source(keys, api_key_file)
     admin_host, admin_port = _admin_address(admin_bind, admin_port)
     for option, address in (("--host", host), ("--admin-bind", admin_host)):

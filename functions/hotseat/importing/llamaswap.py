@@ -52,7 +52,7 @@ HEAD = (
 
 
 def _open(content: str, file: str) -> Reader:
-    trees = list(parse(content, file))
+    trees = list(parse(content, file, yaml_1_2=True))
     wrong = [tree for tree in trees if isinstance(tree, Problem)]
     if wrong or len(trees) != 1:
         raise ManifestErrors(wrong or [Problem(file, f"has {len(trees)} documents; a configuration is one")])
@@ -103,7 +103,7 @@ def _top_notes(reader: Reader) -> list[Note]:
         if key in TOP_LOST:
             notes.append(Note("no equivalent", key, f"{compact(value)}: {TOP_LOST[key]}"))
         elif key not in TOP_KEYS:
-            notes.append(Note("no equivalent", key, "not known to this importer"))
+            notes.append(Note("no equivalent", key, reader.unknown((key,), (*TOP_KEYS, *TOP_LOST))))
     if keys := reader.items(("apiKeys",)):
         text = f"{len(keys)} keys: put them into a file, one per line, for hotseat up --api-key-file FILE"
         notes.append(Note("changed", "apiKeys", text))
@@ -133,15 +133,16 @@ def _routing_notes(reader: Reader) -> list[Note]:
     for path, keys in known.items():
         lost = sorted(reader.mapping(("routing", *path)).keys() - keys)
         notes += [
-            Note("no equivalent", ".".join(("routing", *path, key)), "not known to this importer") for key in lost
+            Note("no equivalent", ".".join(("routing", *path, key)), reader.unknown(("routing", *path, key), keys))
+            for key in lost
         ]
     return notes
 
 
 def _hook_notes(reader: Reader) -> list[Note]:
-    lost = [f"hooks.{key}" for key in reader.mapping(("hooks",)) if key != "on_startup"]
-    lost += [f"hooks.on_startup.{key}" for key in reader.mapping(("hooks", "on_startup")) if key != "preload"]
-    return [Note("no equivalent", key, "not known to this importer") for key in lost]
+    known = {("hooks",): "on_startup", ("hooks", "on_startup"): "preload"}
+    lost = [((*path, key), only) for path, only in known.items() for key in reader.mapping(path) if key != only]
+    return [Note("no equivalent", ".".join(path), reader.unknown(path, (only,))) for path, only in lost]
 
 
 def _preload_notes(common: Common, rules: ResidencyRules) -> list[Note]:

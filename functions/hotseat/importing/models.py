@@ -1,7 +1,7 @@
 """Models and peers of llama-swap as Models: names, sleep calls, settings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,9 +10,10 @@ from hotseat.api.filters import PROTECTED
 from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
 from hotseat.api.workspace import Loading
 from hotseat.importing import commands
-from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, unknown
+from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, is_windows, unknown
+from hotseat.importing.external import LOOPBACK, external_spec, is_elsewhere, key_in, unreachable, without_password
 from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
-from hotseat.importing.writer import Draft, Note, compact
+from hotseat.importing.writer import Draft, Note, compact, model_draft
 from hotseat.manifests.problems import Path
 
 LONGEST = 63
@@ -24,7 +25,7 @@ def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     used = {*taken, *(name for name in names if is_label(name))}
     found = {}
     for name in names:
-        found[name] = name if is_label(name) else _free(label(name), used)
+        found[name] = name if is_label(name) else free(label(name), used)
         used.add(found[name])
     return found
 
@@ -42,7 +43,8 @@ def is_label(name: str) -> bool:
     return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
 
 
-def _free(wanted: str, used: set[str]) -> str:
+def free(wanted: str, used: Container[str]) -> str:
+    """Return a label, or the first with a number behind it that is not used."""
     found, number = wanted, 1
     while found in used:
         number += 1
@@ -112,41 +114,30 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
             Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
             for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
         ]
-        if why := _unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
-            notes.append(Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
+        key, keyed = key_in(stated, peer) if (stated := reader.text((*path, "apiKey"))) else (None, [])
+        if why := unreachable(proxy, key):
+            notes.append(
+                Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
+            )
             continue
         called = labels(models, used)
         used |= {*called.values(), *models}
         for model, name in called.items():
-            spec: Json = {"engine": "external", "url": proxy.rstrip("/")}
+            spec = external_spec(proxy, key)
             if name != model:
                 spec["names"] = [model]
             document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
             spec["engineModelName"] = model
             drafts.append(
-                Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
+                Draft(
+                    {**document, "spec": spec},
+                    f"{model} of the peer {peer} (line {reader.line(path)})",
+                    [*lost, *keyed],
+                )
             )
     return drafts, notes
 
 
-def _shown(proxy: str) -> str:
-    """Return an address without its user and password."""
-    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "")
-
-
-def _unreachable(proxy: str, *, has_key: bool) -> str:
-    """Return the reason why engine external does not support this peer. Empty if it does."""
-    url = urlsplit(proxy)
-    if has_key:
-        return "it requires a key, and hotseat sends no key to an engine"
-    if "@" in url.netloc or "$" in proxy:
-        return "engine external supports neither passwords nor macros"
-    if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query:
-        return "engine external supports http://HOST:PORT only"
-    return ""
-
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 SHORTEST_START = 15  # seconds
 HIGHEST = 1000  # priority of a Model
 
@@ -178,6 +169,8 @@ class ModelImport:
 
     def draft(self) -> Draft:
         """Return the document."""
+        if self._is_elsewhere():
+            return self._external_draft()
         name = self.common.labels[self.id]
         env, late = self._env()
         engine = self._engine(late)
@@ -202,11 +195,46 @@ class ModelImport:
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
             "filters": self._filters(),
         }
+        return self._finish(spec)
+
+    def _finish(self, spec: Json) -> Draft:
         self._lost()
         origin = f"{self.id} (line {self.reader.line(('models', self.id))})"
-        kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
-        document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": kept}
-        return Draft(document, origin, tuple(dict.fromkeys(self.notes)))
+        return model_draft(self.common.labels[self.id], spec, origin, tuple(dict.fromkeys(self.notes)))
+
+    def _is_elsewhere(self) -> bool:
+        """Whether proxy names another host, at which engine external can reach the server."""
+        proxy = self.macros.fill(self.reader.text(self._at("proxy")))
+        return is_elsewhere(proxy) and not unreachable(proxy)
+
+    def _external_draft(self) -> Draft:
+        """Return the document of a model that another host serves."""
+        names = self._names(self.common.labels[self.id])
+        self._changed("cmd", "it is not run: start the server at proxy yourself; requests go to it as they are")
+        start = self.reader.number(("healthCheckTimeout",))
+        spec = external_spec(self._fill("proxy")) | {
+            "names": names,
+            "engineModelName": self._engine_model_name(self.common.labels[self.id]),
+            "health": self._health(),
+            "lifecycle": {"connectTimeout": f"{max(SHORTEST_START, 120 if start is None else start)}s"},
+            "scheduling": self._scheduling(),
+            "concurrency": self._concurrency(),
+            "description": self._fill("description"),
+            "metadata": self._metadata(),
+            "loading": self._loading(),
+            "unlisted": self.reader.flag(self._at("unlisted"), default=False),
+            "filters": self._filters(),
+        }
+        unused = [
+            key
+            for key in ("cmdStop", "env", "ttl", "unloadTimeout", "sleepEndpoints", "wakeEndpoints")
+            if self.reader.get(self._at(key))
+        ]
+        if unused:
+            self._changed(
+                ", ".join(unused), "left out: hotseat does not start, stop or put to sleep what runs elsewhere"
+            )
+        return self._finish(spec)
 
     def _at(self, *path: str | int) -> Path:
         return ("models", self.id, *path)
@@ -250,6 +278,10 @@ class ModelImport:
                 self.reader.problem("is missing: the command that serves the model", self._at("cmd"))
             return EngineMapping("custom")
         engine = engine_of(words, late, plain=self._is_plain())
+        if is_windows(self.macros.fill(self.reader.text(self._at("cmd")))):
+            self._changed(
+                "cmd", "it has paths of Windows, which are kept; hotseat runs on Linux, where D:\\x may be /mnt/d/x"
+            )
         if engine.name == "llamacpp":
             self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias")
         return engine
@@ -314,7 +346,7 @@ class ModelImport:
     def _odd_proxy(self, address: str, shown: str) -> None:
         url = urlsplit(address or "http://localhost")
         if url.hostname not in LOOPBACK or url.scheme != "http" or url.path not in ("", "/"):
-            text = f"{shown}: hotseat sends requests to http://127.0.0.1:PORT; use engine external for another server"
+            text = f"{without_password(shown)}: hotseat sends requests to http://127.0.0.1:PORT; use engine external for another server"
             self._no_equivalent("proxy", text)
 
     def _health(self) -> Json:
@@ -410,8 +442,10 @@ class ModelImport:
     def _filters(self) -> Json:
         """Return the changes of parameters. `model` is protected in llama-swap too, where it is ignored."""
         filters = self.reader.mapping(self._at("filters"))
-        for key in sorted(filters.keys() - {"stripParams", "strip_params", "setParams", "setParamsByID"}):
-            self._no_equivalent(f"filters.{key}", f"{compact(filters[key])}: not known to this importer")
+        known = ("stripParams", "strip_params", "setParams", "setParamsByID")
+        for key in sorted(filters.keys() - known):
+            unknown = self.reader.unknown(self._at("filters", key), known)
+            self._no_equivalent(f"filters.{key}", f"{compact(filters[key])}: {unknown}")
         listed = ",".join(self.reader.text(self._at("filters", key)) for key in ("stripParams", "strip_params"))
         strip = [name for each in self.macros.fill(listed).split(",") if (name := each.strip()) and name != PROTECTED]
         found: Json = {"strip": strip, "set": self._parameters("setParams"), "byName": {}}
@@ -431,7 +465,7 @@ class ModelImport:
             if key in MODEL_LOST:
                 self._no_equivalent(key, f"{compact(value)}: {MODEL_LOST[key]}")
             elif key not in MODEL_KEYS:
-                self._no_equivalent(key, "not known to this importer")
+                self._no_equivalent(key, self.reader.unknown(self._at(key), (*MODEL_KEYS, *MODEL_LOST)))
 
 
 def _is_variable(name: str) -> bool:

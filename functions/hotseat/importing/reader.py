@@ -1,10 +1,10 @@
 """Typed access to a foreign configuration file, and what becomes of each of its settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from hotseat.manifests.nodes import Tree
-from hotseat.manifests.problems import Path, Problem, dotted, shown
+from hotseat.manifests.problems import Path, Problem, did_you_mean, dotted, shown
 
 # Converted, or reported elsewhere.
 MODEL_KEYS = frozenset({
@@ -41,6 +41,7 @@ TOP_LOST: Mapping[str, str] = {
 
 
 Value = TypeVar("Value")
+_WORDS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 
 
 class Reader:
@@ -60,6 +61,11 @@ class Reader:
     def line(self, path: Path) -> int:
         """Return the line of a field."""
         return self._tree.key_position(path)[0]
+
+    def unknown(self, path: Path, known: Iterable[str]) -> str:
+        """Return the text of a note on a setting that the importer does not know: its line, and a known one like it."""
+        hint = did_you_mean(str(path[-1]), known)
+        return f"line {self.line(path)}: not known to this importer{f'; {hint}' if hint else ''}"
 
     def get(self, path: Path) -> Any:
         """Return a field, or None if it is not set."""
@@ -97,7 +103,10 @@ class Reader:
         return None if self.get(path) is None else self._typed(path, "an integer", 0)
 
     def flag(self, path: Path, default: bool) -> bool:
-        """Return a boolean."""
+        """Return a boolean. For a field that is one, Go's YAML reads the words of YAML 1.1 too."""
+        words = self.get(path)
+        if isinstance(words, str) and (word := words.lower()) in _WORDS:
+            return _WORDS[word]
         return self._typed(path, "true or false", default)
 
     def _typed(self, path: Path, allowed: str, default: Value) -> Value:
