@@ -1,14 +1,15 @@
 """Engine custom: any command. Fields in braces are replaced; `{{` and `}}` stand for braces."""
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterator
 
 from hotseat.api.model import Model
-from hotseat.engines.base import SECRET_PREFIX, Container, EngineError, Launch, Placement, is_remote
+from hotseat.api.templates import ENVIRONMENT, PLACEHOLDERS
+from hotseat.engines.base import Container, Launch, Placement, is_remote
+from hotseat.engines.placeholders import values, variable_of
 
-FIELDS = ("port", "host", "model", "name", "source", "env:NAME")
+FIELDS = (*PLACEHOLDERS, "env:NAME")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ENV_FIELD = re.compile(r"\{\{|\}\}|\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -34,26 +35,10 @@ class Custom:
 
     def launch(self, model: Model, placement: Placement) -> Launch:
         """Return the command with its fields replaced."""
-        values = {
-            "port": str(placement.port),
-            "host": placement.host,
-            "model": placement.weights or model.spec.source or "",
-            "name": model.engine_model_name,
-            "source": model.spec.source or "",
-        }
-        own = {variable.name: variable.value for variable in model.spec.env}
+        known, read = values(model, placement), variable_of(model)
 
         def value(field: str) -> str:
-            if not field.startswith("env:"):
-                return values[field]
-            name = field.removeprefix("env:")
-            if name not in own and name.startswith(SECRET_PREFIX):
-                raise EngineError(
-                    f"{model.name}: command uses {name}, which engines must not see; use another variable"
-                )
-            if name not in own and name not in os.environ:
-                raise EngineError(f"{model.name}: the environment variable {name} is used in command, but not set")
-            return own.get(name, os.environ.get(name, ""))
+            return read(field.removeprefix(ENVIRONMENT)) if field.startswith(ENVIRONMENT) else known[field]
 
         return Launch(tuple(_fill(text, value) for _, text in _texts(model)))
 

@@ -14,6 +14,7 @@ from typing import Final
 from hotseat.api.model import FetchBy, Model
 from hotseat.api.types import Json
 from hotseat.engines.base import Engine, EngineError, Placement, RunsInImage, is_remote, load_engine
+from hotseat.engines.placeholders import filled
 from hotseat.engines.repositories import is_repository
 from hotseat.kube.constants import (
     CACHE,
@@ -53,6 +54,7 @@ class Program:
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the Model, with their placeholders filled in
 
 
 def needs_fetch(model: Model) -> bool:
@@ -84,8 +86,6 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     port = model.spec.port or PORT
     image = model.spec.image or _default_image(engine, model)
     health_path = model.spec.health.path or engine.health_path(model)
-    if image is None or not isinstance(engine, RunsInImage):
-        return Program(image or settings.image, port, health_path, own=True, command=OWN_COMMAND, env=_own_env(model))
     placement = Placement(
         "0.0.0.0",  # noqa: S104 - inside its pod
         port,
@@ -93,12 +93,18 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
         adapters=tuple(_adapter_path(model, each.source) for each in model.spec.loras),
         cache=CACHE,
     )
+    ready = filled(model, placement, lambda name: f"$({name})")
+    variables = {variable.name: variable.value for variable in ready.spec.env}
+    if image is None or not isinstance(engine, RunsInImage):
+        own = _own_env(model)
+        return Program(image or settings.image, port, health_path, True, OWN_COMMAND, env=own, variables=variables)
     try:
-        runs = engine.container(model, placement)
+        runs = engine.container(ready, placement)
     except EngineError as problem:
         raise CannotMake(str(problem)) from problem
+    env = {**_CACHES, **runs.env}
     return Program(
-        image, port, health_path, own=False, command=runs.command, args=runs.args, env={**_CACHES, **runs.env}
+        image, port, health_path, own=False, command=runs.command, args=runs.args, env=env, variables=variables
     )
 
 
@@ -174,12 +180,14 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
     """Return the engine's container of a pod."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
     env |= program.env
-    env |= {variable.name: variable.value for variable in model.spec.env}
+    env |= program.variables
+    # A kubelet puts a variable into others that follow it.
+    variables = sorted(env.items(), key=lambda variable: ("$(" in variable[1], variable[0]))
     container: Json = {
         "name": CONTAINER,
         "image": program.image,
         "ports": [{"containerPort": program.port}],
-        "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
+        "env": [{"name": name, "value": value} for name, value in variables],
         "resources": _resources(model, settings),
         # A failure does not stop requests, which go to the pod directly. A busy engine may not
         # answer for a while.

@@ -9,7 +9,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Metadata
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests.checks import Plugins, check, workspace_of
-from hotseat.manifests.entries import Entry, entries
+from hotseat.manifests.entries import Entry, entries, inherit_from, validate
 from hotseat.manifests.files import Text, read
 from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Problem
@@ -56,10 +56,22 @@ def load_texts(texts: Iterable[Text | Problem], plugins: Plugins | None = None) 
             else:
                 problems.append(item)
                 complete = complete and bool(item.document)
+    problems += _validated(found)
     problems += check(found, plugins or Plugins.installed(), complete=complete)
     if problems:
+        problems = list(dict.fromkeys(problems))  # several Models may inherit one
         raise ManifestErrors(sorted(problems, key=lambda it: (order[it.file], it.line or 0, it.column or 0)))
     return _manifest(found, tuple(files))
+
+
+def _validated(found: list[Entry]) -> Iterator[Problem]:
+    """Let Models inherit from their Workspaces, and make the documents of all entries. Yield the problems."""
+    workspaces = [entry for entry in found if entry.kind == "Workspace"]
+    named = {entry.name: entry for entry in reversed(workspaces)}
+    for entry in found:
+        if entry.kind == "Model":
+            yield from inherit_from(entry, named.get(workspace_of(entry, workspaces)))
+        yield from validate(entry)
 
 
 def _documents(text: Text) -> Iterator[Entry | Problem]:
