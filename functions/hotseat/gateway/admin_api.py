@@ -134,13 +134,14 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         409,
         ok=(200, 202),
         query={"wait": _WAIT},
+        operation=OPERATE,
     )
     def park_model(name: str) -> tuple[Response, int]:
         wait = _wait()
         return jsonify(park(registry, name, concurrency, wait)), _done(wait)
 
     @blueprint.post("/api/models/sleep/<model:name>")  # llmsnap's
-    @documented("Put a Model to sleep", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    @documented("Put a Model to sleep", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def sleep_model(name: str) -> tuple[Response, int]:
         return park_model(name)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hotseat.api.types import Json
-from hotseat.importing.containers import Container, engine_of_container
+from hotseat.importing.containers import EngineContainer, engine_of_container
 from hotseat.importing.models import free
 from hotseat.importing.models import label as label_of
 from hotseat.importing.reader import Reader
@@ -119,7 +119,7 @@ class _Service:
     def specs(self) -> list[Json]:
         """Return the specs of the Models that the service serves. Empty: it serves none."""
         gpus = self._gpus()
-        container = Container(
+        container = EngineContainer(
             self.name,
             self._text(self.reader.text(self._at("image")), "image"),
             self._command("entrypoint"),

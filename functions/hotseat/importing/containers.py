@@ -12,7 +12,7 @@ from hotseat.importing.writer import Note
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
+class EngineContainer:
     """A container with an engine. `volumes`: folders of this machine (or named volumes), and where they are in the container.
 
     `secrets`: variables whose values are not known.
@@ -55,7 +55,7 @@ class Found:
     notes: list[Note] = field(default_factory=list)
 
 
-def engine_of_container(container: Container) -> Found | None:
+def engine_of_container(container: EngineContainer) -> Found | None:
     """Return the Models that a container serves. None: it is of no known engine."""
     image, words = container.image.lower(), " ".join(container.words).lower()
     for pattern, convert in _ENGINES:
@@ -97,7 +97,7 @@ class Arguments:
 PATHS = Note("changed", "image", "on this machine the engine is the program on the PATH; the image is for a cluster")
 
 
-def _vllm(container: Container) -> Found:
+def _vllm(container: EngineContainer) -> Found:
     words = [
         word
         for word in container.words
@@ -130,7 +130,7 @@ def _vllm(container: Container) -> Found:
     return Found([_spec(container, "vllm", model, served or model, rest)], [*notes, *_unmounted(container, model)])
 
 
-def _llamacpp(container: Container) -> Found:
+def _llamacpp(container: EngineContainer) -> Found:
     words = [word for word in container.words if not word.endswith("llama-server")]
     arguments = Arguments(words)
     for flags in (("--host",), ("--port",)):
@@ -176,7 +176,7 @@ def _llamacpp(container: Container) -> Found:
     return Found([spec], [*notes, *_unmounted(container, model)])
 
 
-def _ollama(container: Container) -> Found:
+def _ollama(container: EngineContainer) -> Found:
     pulled = re.findall(r"ollama (?:pull|run) ([\w./:-]+)", " ".join(container.words))
     text = "its models are not in the Compose file: list them with hotseat import ollama http://HOST:11434"
     if not pulled:
@@ -198,7 +198,7 @@ def _ollama(container: Container) -> Found:
     return Found(specs, notes)
 
 
-def _spec(container: Container, engine: str, model: str, name: str, args: Sequence[str]) -> Json:
+def _spec(container: EngineContainer, engine: str, model: str, name: str, args: Sequence[str]) -> Json:
     source = container.host_path(model) or (
         model if "://" in model or model.startswith(("/", ".")) else f"hf://{model}"
     )
@@ -226,7 +226,7 @@ def _of_container(variable: str) -> bool:
     )
 
 
-def _unmounted(container: Container, model: str) -> list[Note]:
+def _unmounted(container: EngineContainer, model: str) -> list[Note]:
     if not model.startswith("/") or container.host_path(model):
         return []
     return [
@@ -261,11 +261,11 @@ _CAPABILITIES = {
 }
 
 
-def _container(pattern: str) -> Callable[[Container], Found]:
+def _container(pattern: str) -> Callable[[EngineContainer], Found]:
     """Return the converter of a server that is run in its container, by docker run."""
     default_port, health, flags = _SERVERS[pattern]
 
-    def convert(container: Container) -> Found:
+    def convert(container: EngineContainer) -> Found:
         port = container.port or default_port
         words = container.words
         model = Arguments(words).take(*flags) or container.env.get("MODEL_ID", "")
@@ -301,7 +301,7 @@ def _container(pattern: str) -> Callable[[Container], Found]:
     return convert
 
 
-_ENGINES: tuple[tuple[str, Callable[[Container], Found]], ...] = (
+_ENGINES: tuple[tuple[str, Callable[[EngineContainer], Found]], ...] = (
     (r"vllm/vllm|/vllm|vllm-openai|vllm-cpu", _vllm),
     (r"llama\.cpp|llama-server|llama-cpp", _llamacpp),
     (r"ollama/ollama|/ollama\b", _ollama),
