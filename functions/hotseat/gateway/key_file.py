@@ -5,6 +5,7 @@ No message has any part of a key.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,6 +145,12 @@ class KeySource:
             found += more
         if twice := _doubled(each.name for each in found):
             raise KeyFileError(f"{self._path} has a key of the name {twice}, which another key has")
+        rights: dict[bytes, ApiKey] = {}
+        for each in found:
+            if replace(rights.setdefault(each.digest, each), name=each.name) != each:
+                raise KeyFileError(
+                    f"{self._path} has the key {each.name}, which --api-key or HOTSEAT_API_KEY allows everything: give it in one place"
+                )
         if found != list(self.keys.table.entries):
             self.keys.replace(found)
             self._changed()

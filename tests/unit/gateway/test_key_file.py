@@ -107,3 +107,16 @@ def test_at_the_start_a_missing_file_is_an_error_unless_it_may_come_later(tmp_pa
     path.unlink()
     source.reload()
     assert source.keys, "a deleted Secret does not open the door"
+
+
+def test_a_key_that_is_given_elsewhere_too_does_not_gain_rights(tmp_path: Path) -> None:
+    """HOTSEAT_API_KEY is also what commands send: a shell may have it set to the key of a person."""
+    path = tmp_path / "keys"
+    path.write_text(LIST)
+    with pytest.raises(KeyFileError, match="allows everything") as caught:
+        KeySource(["plain-secret"], path).read()
+    assert "plain-secret" not in str(caught.value)
+    path.write_text("plain-secret\n")
+    source = KeySource(["plain-secret"], path)
+    source.read()
+    assert len(source.keys.table.entries) == 2
