@@ -327,6 +327,12 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "adapter of an unknown scheme": (
         vllm(loras=[{"name": "b", "source": "hg://o/r"}]), "spec.loras", "source begins with something unknown"
     ),
+    "another model for llamacpp": (
+        model("llamacpp", source="/x", args=["-hf", "o/r"]), "spec", "args names a model, for which source is"
+    ),
+    "router of llamacpp": (
+        model("llamacpp", source="/x", args=["--models-dir=/m"]), "spec", "args has flags of llama-server's router"
+    ),
     # vLLM.
     "vllm without a source": (model("vllm"), "spec", "engine vllm needs source"),
     "vllm from ollama": (vllm(source="ollama://x"), "spec", "engine vllm cannot read ollama://"),

@@ -17,6 +17,12 @@ from hotseat.engines.llamacpp_slots import LlamaCppSlots
 
 _FIRST_OF_SPLIT = re.compile(r"-0*1-of-\d+\.gguf$")
 _OURS = ("-m", "--model", "--host", "--port")
+# Flags that name another model than source does.
+_OTHER_MODELS = (
+    "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-dr", "--docker-repo",
+)  # fmt: skip
+# Flags of the server's own router (ggml-org/llama.cpp, tools/server/README.md), which runs only if it is started without a model.
+_ROUTER = ("--models-dir", "--models-preset", "--models-max", "--models-autoload", "--no-models-autoload")
 # Flags with which slots are not saved, with the reasons.
 _UNSAVED = {
     "--no-slots": "its slots are not reported",
@@ -48,8 +54,15 @@ class LlamaCpp(LlamaCppSlots):
             if model.spec.source
             else ["engine llamacpp needs source: a .gguf file, hf://org/repo/file.gguf or https://…"]
         )
-        taken = sorted({flag for arg in model.spec.args if (flag := arg.partition("=")[0]) in _OURS})
-        problems += [f"args has {flag}, which hotseat sets itself" for flag in taken]
+        flags = {arg.partition("=")[0] for arg in model.spec.args}
+        problems += [f"args has {flag}, which hotseat sets itself" for flag in sorted(flags.intersection(_OURS))]
+        problems += [
+            f"args has {flag}, which names a model: use source" for flag in sorted(flags.intersection(_OTHER_MODELS))
+        ]
+        problems += [
+            f"args has {flag}, of llama-server's own router, which does not run: hotseat chooses what is loaded"
+            for flag in sorted(flags.intersection(_ROUTER))
+        ]
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:

@@ -55,6 +55,16 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("llamacpp", "has(self.source)"), "engine llamacpp needs source"
     taken = "^(-m|--model|--host|--port)(=|$)"
     yield for_engine("llamacpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
+    others = "^(-mu|--model-url|-hfr?|--hf-repo|-hff|--hf-file|-dr|--docker-repo)(=|$)"
+    yield (
+        for_engine("llamacpp", each("args", others, matches=False)),
+        f"args names a model, for which source is: {others}",
+    )
+    router = "^--(models-(dir|preset|max|autoload)|no-models-autoload)(=|$)"
+    yield (
+        for_engine("llamacpp", each("args", router, matches=False)),
+        f"args has flags of llama-server's router: {router}",
+    )
     own = {
         "vllm": "host|port|model|served[-_]model[-_]name",
         "sglang": "host|port|model|model[-_]path|served[-_]model[-_]name",

@@ -34,6 +34,18 @@ def test_engines_are_found_by_their_entry_points() -> None:
         load_engine("llamacp")
 
 
+def test_the_docs_have_a_row_for_each_engine_with_what_it_can_do() -> None:
+    lines = (Path(__file__).parents[3] / "docs" / "engines.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    table = {row[0].strip("`"): row for row in rows if len(row) == 8}
+    assert table.keys() == entry_points(group=ENTRY_POINTS).names
+    for name, (_, _, _, apis, _, parks, _, tested) in table.items():
+        engine = load_engine(name)
+        assert parks.startswith("yes" if hasattr(engine, "sleep") else ("no", "with `lifecycle.sleep`")), name
+        assert {api.value for api in getattr(engine, "apis", ())} <= {*apis.replace(",", "").split()}, name
+        assert tested
+
+
 @pytest.mark.parametrize("name", ["custom", "external", "llamacpp", "mock"])
 def test_a_model_may_name_another_health_path(name: str) -> None:
     needed: dict[str, object] = {"custom": {"command": ["x"]}, "external": {"url": "http://a"}}.get(name, {})
@@ -200,6 +212,14 @@ class TestLlamaCpp:
         assert self.engine.check(model("llamacpp", source="/x", args=["--port=1"])) == [
             "args has --port, which hotseat sets itself"
         ]
+
+    def test_a_draft_and_a_projector_are_arguments_but_no_other_model_is(self) -> None:
+        assert self.engine.check(model("llamacpp", source="/x", args=["--mmproj", "/p", "-md", "/d", "--jinja"])) == []
+        assert self.engine.check(model("llamacpp", source="/x", args=["-hf", "o/r"])) == [
+            "args has -hf, which names a model: use source"
+        ]
+        (router,) = self.engine.check(model("llamacpp", source="/x", args=["--models-dir=/m"]))
+        assert "hotseat chooses what is loaded" in router
 
 
 class TestMock:

@@ -7,6 +7,8 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
+from hotseat.engines.base import Container, Placement
+from hotseat.engines.mock import Mock
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake, bytes_quantity, cores_quantity, needs_fetch
 from hotseat.kube.objects import MergeError, claim_of, drifted, is_owned, service_of
@@ -257,6 +259,27 @@ class TestEngines:
             assert not needs_fetch(model(engine, **by_engine))
         with pytest.raises(CannotMake, match=r"use cache\.fetchBy: Job"):
             container("whispercpp", source="https://h/ggml.bin", cache={"fetchBy": "Engine"})
+
+    def test_an_engine_of_another_package_runs_in_its_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Mine(Mock):
+            name = "mine"
+
+            def check(self, model: Model) -> list[str]:
+                return []
+
+            def image(self, model: Model) -> str:
+                return "mine:1"
+
+            def container(self, model: Model, placement: Placement) -> Container:
+                return Container(
+                    ("serve", model.name), ("--port", str(placement.port)), {"MINE_CACHE": f"{placement.cache}/mine"}
+                )
+
+        monkeypatch.setattr("hotseat.kube.containers.load_engine", lambda _: Mine())
+        made = container("mine")
+        assert (made["image"], made["command"], made["args"]) == ("mine:1", ["serve", "qwen"], ["--port", "8080"])
+        assert env(made)["MINE_CACHE"] == "/cache/mine"
+        assert container("mine", image="mine:2")["image"] == "mine:2"
 
     @pytest.mark.parametrize(
         ("source", "adapter", "path"),
