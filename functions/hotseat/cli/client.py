@@ -30,6 +30,10 @@ class ClientError(click.ClickException):
         super().__init__(escape_controls(message))
 
 
+class Unreachable(ClientError):
+    """No hotseat answers at the URL."""
+
+
 class ApiError(ClientError):
     """An error response. `retry_after` is in seconds, as in the header."""
 
@@ -127,6 +131,15 @@ class Client:
         with self.near_miss(model or ""):
             return self._json("POST", "/api/cache/clear", self._answer_timeout, query)
 
+    def prune(self, older_than: str, *, dry_run: bool) -> Any:
+        """Delete cached weights that nobody uses."""
+        return self._json("POST", "/api/cache/prune", None, {"older_than": older_than, "dry_run": dry_run})
+
+    def pull(self, model: str) -> Any:
+        """Fetch the weights of a model, and return when they are there."""
+        with self.near_miss(model):
+            return self._json("POST", "/api/pull", None, body={"model": model, "stream": False})
+
     def cancel(self, request: str) -> Any:
         """Cancel a request by its id."""
         return self._json("POST", f"/api/requests/{quote(request, safe='')}/cancel", self._answer_timeout)
@@ -211,8 +224,16 @@ class Client:
         close = get_close_matches(name, known, n=1, cutoff=0.5)
         return f"did you mean {close[0]}?" if close else f"available: {', '.join(known) or 'none'}"
 
-    def _json(self, method: str, path: str, timeout: float | None, query: Query | None = None) -> Any:
-        with self._request(method, path, timeout, query) as response, self._explained():
+    def _json(
+        self,
+        method: str,
+        path: str,
+        timeout: float | None,
+        query: Query | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        with self._request(method, path, timeout, query, body=body) as response, self._explained():
             return _parsed(response.data)
 
     @contextmanager
@@ -272,7 +293,7 @@ class Client:
         try:
             yield
         except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
-            raise ClientError(
+            raise Unreachable(
                 f"no hotseat answers at {self.url}; "
                 "start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
             ) from error

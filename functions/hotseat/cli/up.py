@@ -25,6 +25,7 @@ from hotseat.gateway.threads import Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
+from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
 
 LOOPBACK = "127.0.0.1"
@@ -200,7 +201,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     settings = Settings(
         files=() if Path("-") in files else files,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
-        cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
+        cache_dir=(cache_dir or default_cache_dir()).absolute(),
         keys=all_keys,
         sink=sink,
         max_body=max_body,
