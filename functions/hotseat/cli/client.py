@@ -30,6 +30,10 @@ class ClientError(click.ClickException):
         super().__init__(escape_controls(message))
 
 
+class Unreachable(ClientError):
+    """No hotseat answers at the URL."""
+
+
 class ApiError(ClientError):
     """An error response. `retry_after` is in seconds, as in the header."""
 
@@ -139,6 +143,15 @@ class Client:
         body = {"name": profile} | ({} if workspace is None else {"workspace": workspace})
         return self._json("PUT", "/api/profiles/active", self._answer_timeout, body=body)
 
+    def prune(self, older_than: str, *, dry_run: bool) -> Any:
+        """Delete cached weights that nobody uses."""
+        return self._json("POST", "/api/cache/prune", None, {"older_than": older_than, "dry_run": dry_run})
+
+    def pull(self, model: str) -> Any:
+        """Fetch the weights of a model, and return when they are there."""
+        with self.near_miss(model):
+            return self._json("POST", "/api/pull", None, body={"model": model, "stream": False})
+
     def cancel(self, request: str) -> Any:
         """Cancel a request by its id."""
         return self._json("POST", f"/api/requests/{quote(request, safe='')}/cancel", self._answer_timeout)
@@ -234,6 +247,7 @@ class Client:
         path: str,
         timeout: float | None,
         query: Query | None = None,
+        *,
         body: Mapping[str, Any] | None = None,
     ) -> Any:
         with self._request(method, path, timeout, query, body=body) as response, self._explained():
@@ -302,7 +316,7 @@ class Client:
         except OSError as error:  # of the file of certificates
             raise ClientError(f"--ca-file or HOTSEAT_CA_FILE: {error.strerror or error}") from error
         except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
-            raise ClientError(
+            raise Unreachable(
                 f"no hotseat answers at {self.url}; "
                 "start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
             ) from error

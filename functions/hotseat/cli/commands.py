@@ -91,7 +91,7 @@ def ps(ctx: click.Context, output: str) -> None:
     if output == "wide":
         text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _transition_rows(body))
     if output == "wide" and body.get("prompts"):
-        text += "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
+        text += "\n\n" + table(PROMPT_HEADERS, prompt_rows(body["prompts"]))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
     if body.get("waiting"):
@@ -141,7 +141,7 @@ def _transition_rows(body: Row) -> list[list[str]]:
 PROMPT_HEADERS = ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"]
 
 
-def _prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
+def prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
     """Return a row for each model with saved prompts."""
     return [
         [
@@ -216,31 +216,6 @@ def switches(ctx: click.Context, output: str) -> None:
     print_as(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
 
 
-@click.command(cls=Command, examples=["hotseat cache", "hotseat cache --clear", "hotseat cache --clear gemma"])
-@click.argument("model", required=False, shell_complete=complete_model)
-@click.option("--clear", is_flag=True, help="Delete the saved prompt caches of a model, or of all models.")
-@output_option("table", "json", "name")
-@server_options(top=False)
-@click.pass_context
-def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> None:
-    """List the fetched weights and the saved prompt caches.
-
-    With --clear, prompt caches are deleted. What an engine has in memory is not deleted. It is saved again when its model is unloaded.
-    """
-    if model is not None and not clear:
-        raise click.UsageError("a model can be named with --clear only", ctx)
-    client = connect(ctx)
-    if clear:
-        body = client.clear_prompts(model)
-        size = sum(row["bytes"] for row in body["prompts"])
-        print_as(output, body, [row["model"] for row in body["prompts"]], f"deleted {_bytes(size) or 'nothing'}")
-        return
-    body = client.get("/api/cache", "prompts")
-    weights = [[row["model"], _bytes(row["bytes"]), row["path"]] for row in body["weights"]]
-    text = table(["WEIGHTS", "SIZE", "PATH"], weights) + "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
-    print_as(output, body, [row["model"] for row in body["prompts"]], text)
-
-
 @click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])
 @model_argument
 @click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded (default), or return immediately.")
@@ -250,7 +225,7 @@ def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> No
 def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     """Load a model. A model that has to make room finishes its requests first."""
     client = connect(ctx)
-    with _watching(client, f"{model}  waiting", wanted=wait):
+    with watching(client, f"{model}  waiting", wanted=wait):
         answer = client.load(model, wait=wait)
     print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
@@ -269,7 +244,7 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
     if (model is None) is not everything:
         raise click.UsageError("name a model or use --all, but not both", ctx)
     client = connect(ctx)
-    with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
+    with watching(client, f"{model or 'all'}  unloading", wanted=wait):
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
     print_as(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
@@ -289,7 +264,7 @@ def park(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     The next request wakes it. For models with `lifecycle.release: Park`, or with requests for sleep and wake in their documents.
     """
     client = connect(ctx)
-    with _watching(client, f"{model}  parking", wanted=wait):
+    with watching(client, f"{model}  parking", wanted=wait):
         answer = client.park(model, wait=wait)
     print_as(output, answer, [], _parked_text(answer) if wait else f"{printable(answer['model'])} {answer['state']}")
 
@@ -317,7 +292,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     503 `pinned`.
     """
     client = connect(ctx)
-    with _watching(client, f"{model}  waiting", wanted=wait):
+    with watching(client, f"{model}  waiting", wanted=wait):
         answer = client.pin(model, wait=wait)
     print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}, pinned")
 
@@ -334,7 +309,7 @@ def unpin(ctx: click.Context, model: str, output: str) -> None:
 
 
 @contextmanager
-def _watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]:
+def watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]:
     """Show progress on the terminal, from the events of the server."""
     if not (wanted and is_live(sys.stderr)):
         yield

@@ -31,6 +31,7 @@ from hotseat.manifests.files import name_of
 from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
+from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
 
 LOOPBACK = "127.0.0.1"
@@ -220,7 +221,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     set_up_logging(log_level, json_lines=json_lines)
     inputs = Inputs((*named, *files, *config_dirs), tuple(path.absolute() for path in models_dirs))
     manifest = _read(inputs)
-    end_if_dry_run(manifest, host, port, (cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute())
+    end_if_dry_run(manifest, host, port, (cache_dir or default_cache_dir()).absolute())
     key_source = _key_source(keys, api_key_file)
     admin_host, admin_port = _admin_address(admin_bind, admin_port)
     for option, address in (("--host", host), ("--admin-bind", admin_host)):
@@ -240,7 +241,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     settings = Settings(
         inputs=inputs,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
-        cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
+        cache_dir=(cache_dir or default_cache_dir()).absolute(),
         keys=key_source,
         sink=sink,
         max_body=max_body,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 LOCK = "lock"
 FILES = "files"
-_MARKER = "done.json"
+MARKER = "done.json"
 _FETCHED = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci")
 
 
@@ -79,7 +79,7 @@ def cached(source: str, cache_dir: Path) -> Path | None:
         )
     folder = entry(source, cache_dir)
     try:
-        path = folder / json.loads((folder / _MARKER).read_bytes())["path"]
+        path = folder / json.loads((folder / MARKER).read_bytes())["path"]
         return path if path.exists() else None
     except (OSError, ValueError, KeyError):
         return None
@@ -94,9 +94,9 @@ def entry(source: str, cache_dir: Path) -> Path:
 def complete(source: str, cache_dir: Path, path: Path) -> None:
     """Mark a source as complete, at `path` inside its directory."""
     folder = entry(source, cache_dir)
-    draft = folder / f"{_MARKER}.new"
+    draft = folder / f"{MARKER}.new"
     draft.write_text(json.dumps({"source": source, "path": str(path.relative_to(folder))}))
-    draft.replace(folder / _MARKER)
+    draft.replace(folder / MARKER)
 
 
 def fetch_command(source: str, cache_dir: Path) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ or {"error": …, "retryable": …} with exit status 1 (a retry may help) or 2 (
 """
 
 import argparse
-import fcntl
 import json
 import sys
 import traceback
@@ -13,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, redacted, split
+from hotseat.sources.base import FILES, SourceError, cached, complete, redacted, split
+from hotseat.sources.cache import fetch_lock
 from hotseat.sources.download import Progress
 
 RETRYABLE, FATAL = 1, 2  # exit status
@@ -33,10 +33,7 @@ def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
     path = cached(source, cache_dir)
     if path is not None:
         return path
-    folder = entry(source, cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with fetch_lock(source, cache_dir) as folder:
         path = cached(source, cache_dir)
         if path is None:
             module, function = FETCHERS[split(source)[0]]

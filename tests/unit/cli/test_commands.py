@@ -240,13 +240,22 @@ def test_switches_show_prompt_caches_if_there_are_any(fake, hotseat):
 PROMPTS = {"model": "gemma", "workspace": "w", "slots": 2, "tokens": 6024, "bytes": 48 * 2**20}
 
 
+ENTRY = {
+    "source": "hf://o/r/a.gguf",
+    "state": "complete",
+    "bytes": 2**30,
+    "path": "/cache/a",
+    "models": ["qwen", "glm"],
+    "in_use": True,
+}
+
+
 def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
     prompts = [PROMPTS | {"used_at": ago(seconds=70)}]
-    weights = [{"model": "qwen", "path": "/cache/qwen", "bytes": 2**30}]
-    fake.answers["GET /api/cache"] = {"weights": weights, "prompts": prompts}
+    fake.answers["GET /api/cache"] = {"entries": [ENTRY | {"used_at": ago(seconds=70)}], "prompts": prompts}
     assert rows(hotseat("cache").stdout) == [
-        ["WEIGHTS", "SIZE", "PATH"],
-        ["qwen", "1Gi", "/cache/qwen"],
+        ["WEIGHTS", "STATE", "SIZE", "USED", "MODELS", "PATH"],
+        ["hf://o/r/a.gguf", "complete", "1Gi", "now", "qwen,glm", "/cache/a"],
         [""],
         ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"],
         ["gemma", "w", "2", "6024", "48Mi", "1m10s"],

@@ -48,6 +48,7 @@ from hotseat.runtimes.local.reused_threads import ReusedThreads
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch
 from hotseat.sources.base import SourceError, cached
+from hotseat.sources.cache import CacheEntry, UseLocks, entries, prune
 
 EXTERNAL = "external"  # the engine whose servers are neither started nor stopped
 CLOSE_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the runtime ends
@@ -92,6 +93,7 @@ class LocalRuntime:
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
         self._fetches: dict[str, WeightsFetch] = {}
+        self._use_locks = UseLocks(cache_dir)
         self._checking: set[str] = set()  # models for which a thread checks whether they could be loaded
         self._unavailable: set[str] = set()  # models whose weights were not available at the last check
         self._threads: set[threading.Thread] = set()
@@ -149,6 +151,7 @@ class LocalRuntime:
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
                 self._add_engine(name)
+            self._use_locks.hold(self._fetched_sources())
             for name in [
                 name for name, fetch in self._fetches.items() if not _wants(documents.get(name), fetch.sources)
             ]:
@@ -277,6 +280,27 @@ class LocalRuntime:
                     found[name] = (str(path), sum(file.stat().st_size for file in files if file.is_file()))
         return found
 
+    def cache_entries(self) -> list[CacheEntry]:
+        """Return what is in the cache of weights, also of other documents."""
+        return entries(self._cache_dir)
+
+    def prune_cache(self, older_than: float, *, dry_run: bool) -> list[CacheEntry]:
+        """Delete weights that nobody has used for so many seconds, and return them."""
+        return prune(self._cache_dir, older_than, dry_run=dry_run)
+
+    def _fetched_sources(self) -> set[str]:
+        """Return the sources of all Models, and of instances that run with an earlier document, that are in the cache."""
+        models = [*self._models.values(), *(instance.model for instance in self._instances.values())]
+        return {
+            source for model in models if self._is_fetched(model) for source in sources_of(model) if is_remote(source)
+        }
+
+    def _is_fetched(self, model: Model) -> bool:
+        engine = self._engines.get(model.spec.engine)
+        with contextlib.suppress(Exception):  # of an engine from another package: see `_cache_state`
+            return engine is not None and is_remote(model.spec.source) and engine.fetches(model)
+        return False
+
     def _put(self, command: Park | Wake | SavePrompts | RestorePrompts) -> None:
         with self._lock:
             instance = self._instances.get(command.instance)
@@ -310,6 +334,7 @@ class LocalRuntime:
         for model_log in self._logs.values():
             model_log.close()
         self._prompts.close()
+        self._use_locks.close()
         self._state_dir.unlock()
 
     def _model(self, name: str) -> Model:
@@ -367,6 +392,7 @@ class LocalRuntime:
                 return
             if not _wants(self._models.get(model.name), sources):
                 return  # the document has changed, and its cache state was reported
+            self._use_locks.hold(self._fetched_sources())  # again, if somebody has deleted the directory
             first, *more = sources
             fetch = WeightsFetch(
                 model.name,
