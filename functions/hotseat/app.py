@@ -20,6 +20,7 @@ from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
 from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
+from hotseat.engines.access import missing_secrets
 from hotseat.gateway import gauges
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.key_file import KeySource
@@ -229,6 +230,8 @@ class App:
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")
+        for missing in filter(None, map(missing_secrets, manifest.models)):
+            self._report(f"WARNING: {missing}.")
         self._lock_gpus(manifest)
 
     def _lock_gpus(self, manifest: Manifest) -> None:

@@ -66,6 +66,8 @@ VARIABLES = {
     "when it changes. While there is none, the router requires no key.",
     "HOTSEAT_CORS_ORIGINS": "Origins whose web pages may send requests to the router, separated by commas. * allows any origin (default: "
     "none).",
+    "HOTSEAT_SECRETS_DIR": "Folder below which the Secrets of upstreams are mounted, as NAME/KEY (`engineKey.secret` of a Model). The "
+    "router and the switcher need it.",
     "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own "
     "(default: the image of the switcher's own pod).",
     "HOTSEAT_POD_NAME": "Name of the function's own pod (default: the host name, which is the pod's name unless the pod "

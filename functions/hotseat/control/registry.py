@@ -1,7 +1,7 @@
 """Routes from all names of Models to their Workspaces, for the gateway."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotseat.api.model import Capability, Model
@@ -10,12 +10,14 @@ from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.request_names import RequestNames
+from hotseat.control.wildcards import Wildcards
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.engines.access import EngineAccess, access_of
 
 NEAR = 3  # Models that are suggested for an unknown name
 
@@ -82,6 +84,10 @@ class ModelRoute:
 
     model: Model
     handle: WorkspaceHandle
+    access: EngineAccess | None = field(init=False, repr=False, compare=False)  # None: requests are sent as they are
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "access", access_of(self.model))
 
     @property
     def capabilities(self) -> Sequence[Capability]:
@@ -114,6 +120,7 @@ class ModelRegistry:
         self._routes: Mapping[str, ModelRoute] = {}
         self.names: RequestNames | None = None  # names beside those of Models
         self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes
+        self._wildcards: tuple[Mapping[str, ModelRoute], Wildcards] | None = None  # of these routes
         self._begun = False
         self._closing = False
         self.key_weights: Mapping[str, int] = {}  # of API keys in the fair share, by name
@@ -125,7 +132,7 @@ class ModelRegistry:
 
     def find(self, name: str) -> ModelRoute:
         """Return the route of NAME. Raise UnknownModel if no Model has it."""
-        route = self._routes.get(name)
+        route = self._routes.get(name) or self._wildcard(name)
         if route is None:
             if self.names is not None and name in self.names:
                 text = f"`{shortened(name)}` is a virtual model or a name of a profile, which only requests may use: name a Model."
@@ -137,6 +144,14 @@ class ModelRegistry:
                 param="model",
             )
         return route
+
+    def _wildcard(self, name: str) -> ModelRoute | None:
+        """Return the route of the longest name with a `*` that NAME has the form of."""
+        routes, known = self._routes, self._wildcards
+        if known is None or known[0] is not routes:
+            known = self._wildcards = (routes, Wildcards(routes))
+        found = known[1].find(name)
+        return None if found is None else routes[found]
 
     def _near_names(self, name: str) -> list[str]:
         """Return names that are similar to an unknown one, of as many listed Models, the most similar first."""

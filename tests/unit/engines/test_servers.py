@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Api, Capability, Model
+from hotseat.control.wildcards import name_for_engine
 from hotseat.engines.base import EngineError, Launch, Placement, RunsInImage, has_api, load_engine, sleep_of
 
 PROGRAMS = {
@@ -171,7 +172,7 @@ class TestOllama:
 
     def test_it_knows_the_model_by_its_own_name_and_has_both_apis(self) -> None:
         served = model("ollama", source="ollama://hf.co/o/r:Q4_K_M", names=["gpt"])
-        assert served.name_to_engine("gpt") == "hf.co/o/r:Q4_K_M"
+        assert name_for_engine(served, "gpt") == "hf.co/o/r:Q4_K_M"
         assert self.engine.health_path(served) == "/v1/models/hotseat-ready-chat"
         assert not self.engine.fetches(served)
         assert [has_api(served, api) for api in (Api.OPENAI, Api.OLLAMA, Api.ANTHROPIC)] == [True, True, False]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.control.wildcards import name_for_engine
 from hotseat.engines.base import EngineError, Placement, load_engine, sleep_of
 from hotseat.engines.vllm import command_line
 
@@ -99,7 +100,8 @@ def test_adapters_are_loaded_beside_the_base_and_known_by_their_names() -> None:
     assert served.names == ("chat", "sql=v1, new", "qa")
     assert served.shown_name == "chat"
     for asked, known in {"qa": "qa", "sql=v1, new": "sql=v1, new", "chat": "gpt", "other": "gpt", None: "gpt"}.items():
-        assert model(loras=loras, names=["other"], engineModelName="gpt").name_to_engine(asked) == known
+        its = model(loras=loras, names=["other"], engineModelName="gpt")
+        assert name_for_engine(its, asked) == known
 
 
 def test_an_adapter_has_a_name_of_its_own() -> None:

@@ -33,7 +33,8 @@ NOT_COUNTED = Capacity(None)
 ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback", "apis", "response_model_name", "loading", "filters",
-), True) | {"lifecycle": {"connect_timeout", "response_start_timeout"}}  # fmt: skip
+    "engine_key", "headers", "tls", "mock_response", "allow_mock_response",
+), True) | {"lifecycle": {"connect_timeout", "response_start_timeout", "response_start_timeouts"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {
     "unloaded": "Unloaded",

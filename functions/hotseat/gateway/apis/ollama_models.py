@@ -185,8 +185,9 @@ def _find(registry: ModelRegistry, body: dict[str, Any]) -> ModelRoute:
 def _names(model: Model) -> list[str]:
     """Return the names in the list: those that its document states for clients, else metadata.name."""
     named = model.spec.filters.by_name if model.spec.filters is not None else ()
+    own = [each for each in model.spec.names if "*" not in each]
     adapters = (each.name for each in model.spec.loras)
-    return list(dict.fromkeys((*(model.spec.names or (model.name,)), *adapters, *named)))
+    return list(dict.fromkeys((*(own or (model.name,)), *adapters, *named)))
 
 
 def _row(model: Model, name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.ports import LogView, Observe
+from hotseat.engines.access import secret_variables
 from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver, sources_of
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
@@ -89,6 +90,7 @@ class LocalRuntime:
         self._observe: Observe | None = None
         self._lock = threading.Lock()  # guards the tables below; `observe` is never called under it
         self._models: dict[str, Model] = {}
+        self._secret_variables: frozenset[str] = frozenset()
         self._engines: dict[str, Engine] = {}  # by name; loading an engine reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
@@ -117,6 +119,7 @@ class LocalRuntime:
             MemorySampler(self._report, clock, accelerators),
             last_received,
             self._prompts,
+            lambda: self._secret_variables,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
@@ -147,6 +150,7 @@ class LocalRuntime:
                 if self._models.get(name) != model or name in self._unavailable
             ]
             self._models = documents
+            self._secret_variables = frozenset().union(*map(secret_variables, documents.values()))
             self._prompts.keep_models({name: model.spec.workspace for name, model in documents.items()})
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
