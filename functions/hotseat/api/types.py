@@ -23,6 +23,7 @@ PATH_PATTERN = r"^/"
 TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"  # noqa: S105 - the name of a key in a Secret
 # An extended resource: a domain and a name.
 RESOURCE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
@@ -57,6 +58,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
     DEVICE_PATTERN: "a number or a UUID of a GPU",
+    SECRET_KEY_PATTERN: "letters, digits, '-', '_' and '.'",
     RESOURCE_PATTERN: "an extended resource, DOMAIN/NAME, such as nvidia.com/gpu",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }

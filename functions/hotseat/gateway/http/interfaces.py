@@ -60,7 +60,7 @@ class StreamsBody(Protocol):
         """Return where the body goes. `drained` is called, on the loop, when the sink has been full and takes more."""
 
 
-class Tls(Protocol):
+class ListenerTls(Protocol):
     """The certificate of the server."""
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.http.connection import ClientConnection, too_many_connections
-from hotseat.gateway.http.interfaces import HttpLimits, Service, Tls
+from hotseat.gateway.http.interfaces import HttpLimits, ListenerTls, Service
 from hotseat.gateway.http.request import Listener
 from hotseat.gateway.http.response import ErrorPage
 
@@ -34,7 +34,7 @@ class HttpServer:
         listeners: Iterable[socket.socket],
         service: Service,
         limits: HttpLimits,
-        tls: Tls | None = None,
+        tls: ListenerTls | None = None,
     ) -> None:
         self.loop, self.service, self.limits, self._tls = loop, service, limits, tls
         self.closing = False

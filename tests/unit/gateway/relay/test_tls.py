@@ -224,18 +224,20 @@ def test_an_answer_that_breaks_off_is_a_failure(server, context, trusted):
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced(server, context, trusted):
     connections = Connections(server.owner)
+    closed = []
 
     def once(peer):
         peer.request()
         peer.send(sized(b"{}"))
         with contextlib.suppress(OSError):
-            peer.sock.unwrap()
+            peer.sock.unwrap()  # returns when the other side has closed too
+        closed.append(peer)
 
     with TlsEngine(context, once, settings=trusted) as engine:
         for count in (1, 2, 3):
             with Client(server) as client:
                 assert relay(engine, client, connections).status == 200
-            assert eventually(lambda count=count: len(engine.requests) == count)
+            assert eventually(lambda count=count: len(closed) == count)
     connections.close()
 
 
