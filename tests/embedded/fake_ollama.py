@@ -66,7 +66,9 @@ def ask(method: str, path: str, body: object = None) -> int:
     try:
         connection = http.client.HTTPConnection(HOST, int(PORT))
         connection.request(method, path, json.dumps(body))
-        return connection.getresponse().status
+        response = connection.getresponse()
+        response.read()
+        return response.status
     except OSError:
         sys.exit("Error: could not connect to ollama server, run 'ollama serve' to start it")
 

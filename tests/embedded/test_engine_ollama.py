@@ -92,8 +92,18 @@ def test_a_model_that_cannot_be_pulled_is_said(up: Up, store: Store) -> None:
     hotseat = store.start(up, model("big", "ollama://none"))
     answer = hotseat.ask("big")
     assert answer.status == 503
-    assert "pull model manifest: file does not exist" in answer.json()["error"]["message"]
+    said = answer.json()["error"]["message"]
+    assert "pulling none" in said
+    assert "Error: pull model manifest: file does not exist" in said
+    assert "hotseat-ready" not in said
     assert hotseat.running() == {}
+
+
+def test_a_server_that_ends_is_said_with_its_status(up: Up, store: Store) -> None:
+    hotseat = store.start(up, model("big", "ollama://qwen3:8b", env=[{"name": "OLLAMA_HOST", "value": "nowhere:port"}]))
+    answer = hotseat.ask("big")
+    assert answer.status == 503
+    assert "code 1" in answer.json()["error"]["message"]
 
 
 def test_nothing_of_it_is_left(up: Up, store: Store) -> None:

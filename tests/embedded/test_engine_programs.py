@@ -1,8 +1,11 @@
 """Engines of other programs, by stand-ins for these: their flags, their health checks, their routes and their sleep."""
 
 import http.server
+import io
 import os
+import shutil
 import threading
+import wave
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -40,10 +43,10 @@ def start(up: Up, programs: Path, *documents: Document) -> Hotseat:
     return hotseat
 
 
-def form(name: str) -> bytes:
-    parts = {"model": name, "file": "sound"}
-    body = "".join(f'--limit\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in parts.items())
-    return f"{body}--limit--\r\n".encode()
+def form(name: str, sound: bytes = b"sound") -> bytes:
+    head = f'--limit\r\nContent-Disposition: form-data; name="model"\r\n\r\n{name}\r\n'
+    file = '--limit\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    return head.encode() + file.encode() + sound + b"\r\n--limit--\r\n"
 
 
 def test_servers_of_each_kind_take_turns(up: Up, programs: Path) -> None:
@@ -142,3 +145,18 @@ def test_an_adapter_that_cannot_be_had_is_said(up: Up, programs: Path, elsewhere
     assert "none.bin" in answer.json()["error"]["message"]
     assert hotseat.loads() == {}
     eventually(lambda: hotseat.get("/v1/models/base").json()["status"]["state"] == "failed")
+
+
+@pytest.mark.skipif(
+    shutil.which("whisper-server") is None or "HOTSEAT_TEST_WHISPER_MODEL" not in os.environ,
+    reason="there is no whisper-server on the PATH, or HOTSEAT_TEST_WHISPER_MODEL has no ggml file",
+)
+def test_the_real_whisper_server(up: Up) -> None:
+    """It need not understand: models for tests of whisper.cpp have random weights."""
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as target:
+        target.setparams((1, 2, 16000, 16000, "NONE", ""))
+        target.writeframes(bytes(32000))
+    hotseat = up(model("whispercpp", Path(os.environ["HOTSEAT_TEST_WHISPER_MODEL"]), resources={"gpus": 0}))
+    answer = hotseat.post("/v1/audio/transcriptions", form("whispercpp", sound.getvalue()), **FORM)
+    assert (answer.status, answer.json().keys()) == (200, {"text"})

@@ -12,18 +12,35 @@ IMAGE = "ollama/ollama:0.12.6"
 _SCHEME = "ollama://"
 # `$@` is the program, and the rest are variables. No request of Ollama tells whether a model is loaded: the server is ready when it
 # has one more name of the model, which it gets once it is loaded. Its manifest is a file, which is removed before the server starts.
-# `run` takes the prompt from the standard input. An empty one only loads the model, but an empty argument as well would make it " ".
+# The server logs each request, so that the health checks are taken out of its log. `run` takes the prompt from the standard input. An
+# empty one only loads the model, but an empty argument as well would make it " ".
 _SCRIPT = """\
 MODEL=$HOTSEAT_OLLAMA_MODEL READY=$HOTSEAT_OLLAMA_READY FIRST=$HOTSEAT_OLLAMA_FIRST
 mark="${OLLAMA_MODELS:-$HOME/.ollama/models}/manifests/registry.ollama.ai/library/$READY"
 rm -rf "$mark"
-"$@" serve & server=$!
-trap 'kill -TERM $server; wait $server; rm -rf "$mark"; exit' TERM INT
-until "$@" ls >/dev/null 2>&1; do kill -0 $server 2>/dev/null || { wait $server; exit; }; sleep 0.1; done
-"$@" show "$MODEL" >/dev/null 2>&1 || "$@" pull "$MODEL" || { kill $server; exit 1; }
-"$@" run "$MODEL" $FIRST >/dev/null 2>&1 </dev/null || [ -n "$FIRST" ] || { kill $server; exit 1; }
-"$@" cp "$MODEL" "$READY" || { kill $server; exit 1; }
-wait $server
+state=$(mktemp -d) || exit 1
+{ "$@" serve 2>&1 & echo $! >"$state/pid"; wait $!; echo $? >"$state/code"; } | sed -u "/$READY/d" &
+finish() {
+    [ -e "$state/code" ] || kill -TERM "$(cat "$state/pid")"
+    wait
+    code=$(cat "$state/code" 2>/dev/null || echo 143)
+    rm -rf "$mark" "$state"
+    exit "${1:-$code}"
+}
+until [ -s "$state/pid" ]; do sleep 0.01; done
+trap finish TERM INT
+until "$@" ls >/dev/null 2>&1; do
+    [ ! -e "$state/code" ] || finish
+    sleep 0.1
+done
+if ! "$@" show "$MODEL" >/dev/null 2>&1; then
+    echo "pulling $MODEL"
+    said=$("$@" pull "$MODEL" 2>&1) || { printf '%s\\n' "$said" | tail -n 1; finish 1; }
+fi
+said=$("$@" run "$MODEL" $FIRST 2>&1 </dev/null) || [ -n "$FIRST" ] || { printf '%s\\n' "$said" | tail -n 1; finish 1; }
+"$@" cp "$MODEL" "$READY" || finish 1
+wait
+finish
 """
 
 

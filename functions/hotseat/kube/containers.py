@@ -5,6 +5,7 @@ in another image, for which the command is made here. Paths and variables of the
 part of it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,10 +116,9 @@ def _default_image(engine: Engine, model: Model) -> str | None:
 def cpu_image(model: Model, settings: ClusterSettings) -> str:
     """Return why the engine of a Model with GPUs computes on the CPU, or "" if it does not, as far as its image's name tells."""
     spec = model.spec
-    try:
-        image = spec.image or _default_image(load_engine(spec.engine), model) or _engine_image(model)
-    except KeyError:
-        image = None
+    image = spec.image or _engine_image(model)
+    with contextlib.suppress(KeyError):  # of an engine that is not installed here
+        image = image or _default_image(load_engine(spec.engine), model)
     if image is not None or spec.engine in _WITHOUT_GPU or not spec.resources.gpus or not settings.gpu_resource:
         return ""
     return cpu_image_message(spec.engine, spec.resources.gpus, settings.image)

@@ -177,6 +177,23 @@ def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorks
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
+def test_names_for_the_engine_reach_a_router_and_sources_do_not(registry: RemoteWorkspaces) -> None:
+    loras = [{"name": "sql", "source": "s3://secret/sql"}]
+    specs = {
+        "base": {"engine": "vllm", "source": "hf://o/r", "loras": loras},
+        "qwen": {"engine": "ollama", "source": "ollama://qwen3:8b"},
+        "whisper": {"engine": "whispercpp", "source": "https://secret/w.bin"},
+    }
+    models = [Model.model_validate({"metadata": {"name": name}, "spec": spec}) for name, spec in specs.items()]
+    rows = model_rows(models, [])
+    assert "secret" not in str(rows)
+    registry.apply(document(None, models=rows))
+    for asked, known in {"sql": "sql", "base": "base", "qwen": "qwen3:8b"}.items():
+        assert registry.find(asked).model.name_for_engine(asked) == known
+    assert registry.find("sql").model.name == "base"
+    assert registry.find("whisper").model.spec.capabilities == ("transcription",)
+
+
 def test_the_time_limits_of_a_router_reach_it(registry: RemoteWorkspaces) -> None:
     """A bug once: responseStartTimeout had no effect on a cluster."""
     lifecycle = {"connectTimeout": "3m", "responseStartTimeout": "2m", "startTimeout": "1m"}
