@@ -76,7 +76,7 @@ FACTS: list[tuple[str, str, Any]] = [
     ("llama-swap/two-boxes.yaml", "workspace.sets", [["qwen3-8b", "nas-embed"], ["vision", "nas-embed"]]),
     ("llama-swap/two-boxes.yaml", "mistral-large.url", "http://office:8080"),
     ("llama-swap/two-boxes.yaml", "mistral-large.engineModelName", "mistral/large"),
-    ("snipsnap/two.yaml", "workspace.defaultModel", "llama3"),
+    ("snipsnap/two.yaml", "workspace.activeModel", "llama3"),
     ("snipsnap/two.yaml", "llama3.source", "ollama://llama3.1:8b"),
     ("snipsnap/two.yaml", "llama3.engine", "llamacpp"),
     ("snipsnap/two.yaml", "llama3.resources", {"gpus": 1, "cpu": "2", "memory": "12Gi"}),
