@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from hotseat.api.workspace import PromptStorage, Workspace
+from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog, HttpSink, Listener
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
@@ -121,6 +122,7 @@ class App:
             owner=owner,
             saves_prompts=self.runtime.saves_prompts,
             prompt_room=memory_room(),
+            profiles=ActiveProfiles(settings.state_dir / "profiles.json"),
         )
         self.metrics = Metrics(lambda: gauges.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.filters import Filters
 from hotseat.api.types import (
     API_VERSION,
     PATH_PATTERN,
@@ -394,6 +395,9 @@ class ModelSpec(Document):
         "Workspace.",
     )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
+    filters: Filters | None = Field(
+        default=None, description="Parameters of requests that are removed or set before the engine gets them."
+    )
 
     @field_validator("source")
     @classmethod
@@ -491,12 +495,24 @@ class Model(Document):
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
-        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+        filters = self.spec.filters
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *(filters.by_name if filters else ()))))
 
     @property
     def engine_model_name(self) -> str:
         """Return the name by which its engine knows it."""
         return self.spec.engine_model_name or self.metadata.name
+
+    def name_to_engine(self, requested: str | None) -> str:
+        """Return `model` of a request as the engine gets it: one name, but an external server gets the name that was requested.
+
+        It does not know a name that only filters have, and gets the shown name instead.
+        """
+        spec = self.spec
+        if not spec.url or not requested or spec.engine_model_name:
+            return self.engine_model_name
+        own = spec.filters is not None and requested in spec.filters.by_name and requested not in spec.names
+        return self.shown_name if own else requested
 
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

@@ -17,8 +17,11 @@ from hotseat.api.types import (
     ObjectName,
 )
 from hotseat.api.units import AutoDuration, Bytes, Duration
+from hotseat.api.virtual_models import VirtualModel
 
 DEFAULT_WORKSPACE = "default"
+ProfileName = Annotated[str, Field(min_length=1, max_length=200)]
+TargetName = Annotated[str, Field(max_length=1024)]
 SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 
 
@@ -280,6 +283,19 @@ class WorkspaceSpec(Document):
     tenants: Tenants = Tenants()
     prompt_cache: PromptCache = PromptCache()
     upstream: Upstream = Upstream()
+    virtual_models: tuple[VirtualModel, ...] = Field(
+        default=(), max_length=100, description="Names whose requests one of several Models answers."
+    )
+    profiles: dict[ProfileName, Annotated[dict[ModelName, TargetName], Field(max_length=1000)]] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Names that are switched to other models while a profile is active: by profile, then by name, any name of a Model or "
+        "a virtual model. An empty text switches the name off.",
+    )
+    active_profile: ProfileName | None = Field(
+        default=None,
+        description="Active profile. On one machine, `hotseat profile` can switch to another one, which stays until this field changes.",
+    )
     return_to_default: Duration = Field(
         default=0.0,
         description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "
@@ -298,6 +314,22 @@ class WorkspaceSpec(Document):
         description="Lists of Models that can be resident together, instead of groups. Any subset of a list is "
         "allowed too. Models without a common list are never resident together.",
     )
+
+    @field_validator("virtual_models")
+    @classmethod
+    def _virtual_models_differ(cls, models: tuple[VirtualModel, ...]) -> tuple[VirtualModel, ...]:
+        names = [model.name for model in models]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"virtualModels has {', '.join(doubled)} twice")
+        return models
+
+    @field_validator("active_profile")
+    @classmethod
+    def _active_profile_exists(cls, active: str | None, info: ValidationInfo) -> str | None:
+        profiles = info.data.get("profiles")
+        if active is not None and profiles is not None and active not in profiles:
+            raise ValueError(f"activeProfile is {active}, which is not in profiles")
+        return active
 
     @field_validator("return_to_default")
     @classmethod

@@ -127,6 +127,11 @@ class Client:
         with self.near_miss(model or ""):
             return self._json("POST", "/api/cache/clear", self._answer_timeout, query)
 
+    def switch_profile(self, profile: str | None, workspace: str | None = None) -> Any:
+        """Make a profile active. None: none is. Without WORKSPACE: in each that has it."""
+        body = {"name": profile} | ({} if workspace is None else {"workspace": workspace})
+        return self._json("PUT", "/api/profiles/active", self._answer_timeout, body=body)
+
     def cancel(self, request: str) -> Any:
         """Cancel a request by its id."""
         return self._json("POST", f"/api/requests/{quote(request, safe='')}/cancel", self._answer_timeout)
@@ -211,8 +216,15 @@ class Client:
         close = get_close_matches(name, known, n=1, cutoff=0.5)
         return f"did you mean {close[0]}?" if close else f"available: {', '.join(known) or 'none'}"
 
-    def _json(self, method: str, path: str, timeout: float | None, query: Query | None = None) -> Any:
-        with self._request(method, path, timeout, query) as response, self._explained():
+    def _json(
+        self,
+        method: str,
+        path: str,
+        timeout: float | None,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        with self._request(method, path, timeout, query, body=body) as response, self._explained():
             return _parsed(response.data)
 
     @contextmanager

@@ -59,13 +59,19 @@ def _model_row(model: Row) -> list[str]:
     state += ",pinned" if status.get("pinned") else ""
     return [
         model["id"],
-        str(model.get("engine") or ""),
+        _engine(model),
         state,
         since(status.get("since")),
         str(model.get("workspace") or ""),
         ",".join(name for name in model.get("names") or () if name != model["id"]),
         str(model.get("description") or ""),
     ]
+
+
+def _engine(model: Row) -> str:
+    """Return the engine, or what a name stands for that is not one of a Model."""
+    how = model.get("strategy") or model.get("profile")
+    return str(model.get("engine") or "") + (f"({how})" if how else "")
 
 
 @click.command(cls=Command, examples=["hotseat ps", "hotseat ps -o wide", "hotseat ps -o name"])

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "List requests in flight and the last ones that ended, or cancel requests by their ids.",
     ),
     "cache": ("hotseat.cli.commands", "List the fetched weights and the saved prompt caches."),
+    "profile": ("hotseat.cli.profiles", "List the profiles, or switch to one."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
     "import": ("hotseat.cli.documents", "Convert the configuration of another program."),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
 from hotseat.control.owner import LoopOwner
@@ -17,6 +18,7 @@ from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
 from hotseat.control.stats_file import StatsFile
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
+from hotseat.core.errors import NotFound, shortened
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
     EXTERNAL_EPOCH,
@@ -175,7 +177,7 @@ class LocalWorkspaces(ModelRegistry):
     they are not known, and numbers are used. `device_ids` are their UUIDs by name, where known. `host_memory` is the limit for
     parked Models in bytes, shared evenly by the Workspaces that set none. None: no limit. `saves_prompts` returns whether the
     prompt cache of a Model can be kept. None: no prompts are kept. `prompt_room` is the size of the file system in memory for
-    them, in bytes.
+    them, in bytes. `profiles` keeps which profiles are active.
     """
 
     _handles: Mapping[str, LocalWorkspace]
@@ -194,8 +196,10 @@ class LocalWorkspaces(ModelRegistry):
         owner: LoopOwner | None = None,
         saves_prompts: Callable[[Model], bool] | None = None,
         prompt_room: int = 0,
+        profiles: ActiveProfiles | None = None,
     ) -> None:
         super().__init__(owner)
+        self._profiles = ActiveProfiles() if profiles is None else profiles
         self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
         self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
         self.router = uuid.uuid4().hex[:8]
@@ -225,11 +229,38 @@ class LocalWorkspaces(ModelRegistry):
                 self._handles[name].extend_limits(workspace, mine[name])
             self.events.add_shown_names({m.name: m.shown_name for m in models})
             self._routes = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
+            self._update_names(named.values())
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
+
+    def active_profile(self, workspace: Workspace) -> str | None:
+        """Return the active profile of a Workspace: the one that a person has chosen, else that of its document."""
+        return self._profiles.of(workspace)
+
+    def switch_profile(self, profile: str | None, workspace: str | None = None) -> bool:
+        """Make a profile the active one of the Workspaces that have it, or of one Workspace. None: no profile is active.
+
+        Return whether profiles can be switched here. Raise NotFound if there is no such profile or Workspace, and OSError if the choice
+        cannot be kept.
+        """
+        with self._lock:
+            all_ = [handle.workspace for handle in self._handles.values() if not handle.retired]
+            if workspace is not None and workspace not in {each.name for each in all_}:
+                raise NotFound(f"There is no Workspace {shortened(workspace)}.")
+            chosen = [
+                each
+                for each in all_
+                if workspace in (None, each.name) and (profile is None or profile in each.spec.profiles)
+            ]
+            if profile is not None and not chosen:
+                known = sorted({name for each in all_ if workspace in (None, each.name) for name in each.spec.profiles})
+                raise NotFound(f"There is no profile {shortened(profile)}; there are: {', '.join(known) or 'none'}.")
+            self._profiles.choose(chosen, profile)
+            self._update_names(all_)
+            return True
 
     def wait_applied(self, timeout: float) -> None:
         """Wait until the schedulers act on the documents of `apply`, for TIMEOUT seconds each at most."""

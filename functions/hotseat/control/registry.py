@@ -1,15 +1,17 @@
 """Routes from all names of Models to their Workspaces, for the gateway."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hotseat.api.model import Model
+from hotseat.api.model import Capability, Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
+from hotseat.control.request_names import RequestNames
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
+from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -75,6 +77,24 @@ class ModelRoute:
     model: Model
     handle: WorkspaceHandle
 
+    @property
+    def capabilities(self) -> Sequence[Capability]:
+        """The kinds of requests that the Model states to support. Empty: all."""
+        return self.model.spec.capabilities
+
+    @property
+    def state(self) -> str:
+        """The state of the Model. Any engine that is ready counts."""
+        residents = self.handle.gate.residency.residents
+        if any(each.model == self.model.name and each.state is InstanceState.READY for each in residents):
+            return InstanceState.READY.value
+        return self.handle.status(self.model.name).state
+
+    @property
+    def requests(self) -> int:
+        """The number of requests for the Model that are in flight or queued here."""
+        return self.handle.gate.in_flight_of(self.model.name) + self.handle.gate.waiting(self.model.name)
+
 
 class ModelRegistry:
     """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole.
@@ -86,6 +106,7 @@ class ModelRegistry:
         self.owner = LoopOwner() if owner is None else owner
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
+        self.names: RequestNames | None = None  # names beside those of Models
         self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes
         self._begun = False
         self._closing = False
@@ -99,6 +120,9 @@ class ModelRegistry:
         """Return the route of NAME. Raise UnknownModel if no Model has it."""
         route = self._routes.get(name)
         if route is None:
+            if self.names is not None and name in self.names:
+                text = f"`{shortened(name)}` is a virtual model or a name of a profile, which only requests may use: name a Model."
+                raise UnknownModel(text, param="model")
             near = ", ".join(f"`{shortened(each)}`" for each in self._near_names(name))
             meant = f" Did you mean {near}?" if near else ""
             raise UnknownModel(
@@ -118,6 +142,27 @@ class ModelRegistry:
             found.setdefault(routes[each].model.name, each)
         return list(found.values())[:NEAR]
 
+    def candidate(self, name: str) -> ModelRoute | None:
+        """Return the route of NAME. None if no Model has it."""
+        return self._routes.get(name)
+
+    def active_profile(self, workspace: Workspace) -> str | None:
+        """Return the active profile of a Workspace. None: there is none."""
+        return workspace.spec.active_profile
+
+    def switch_profile(self, profile: str | None, workspace: str | None = None) -> bool:  # noqa: ARG002
+        """Make a profile the active one of the Workspaces that have it, or of one Workspace. None: no profile is active.
+
+        Return whether profiles can be switched here. Raise NotFound if there is no such profile or Workspace.
+        """
+        return False
+
+    def _update_names(self, workspaces: Iterable[Workspace]) -> None:
+        """Apply the names of all Workspaces. Requests that have arrived keep their Models."""
+        workspaces = list(workspaces)
+        active = {each.name: self.active_profile(each) for each in workspaces}
+        self.names = RequestNames(workspaces, active, self, self.names) or None
+
     def knows(self, name: str) -> bool:
         """Whether a Model has this name."""
         return name in self._routes
@@ -130,14 +175,17 @@ class ModelRegistry:
         return None
 
     def known_name(self, name: str, tag: str) -> str:
-        """Return the name that a Model has: NAME itself, else NAME without or with TAG at its end.
+        """Return the name that a Model or virtual model has: NAME itself, else NAME without or with TAG at its end.
 
         If no Model has either: NAME without TAG, because clients add it to what a person has typed.
         """
-        if not tag or name in self._routes:
+        if not tag or self._has(name):
             return name
         plain = name.removesuffix(tag)
-        return name + tag if plain == name and name + tag in self._routes else plain
+        return name + tag if plain == name and self._has(name + tag) else plain
+
+    def _has(self, name: str) -> bool:
+        return name in self._routes or (self.names is not None and name in self.names)
 
     def routes(self) -> Mapping[str, ModelRoute]:
         """Return the routes by metadata.name, sorted, without other names."""

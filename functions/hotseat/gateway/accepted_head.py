@@ -1,9 +1,10 @@
 """Routes for inference, and what the head of a request for one of them says."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
@@ -14,6 +15,9 @@ from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.query import parse_query, rename_query
 from hotseat.gateway.translation import Translation
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
+
+if TYPE_CHECKING:
+    from hotseat.gateway.parameters import Changes
 
 _OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
@@ -74,7 +78,7 @@ class AcceptedHead:
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body
-        self.rename: Callable[[Body, str], bytes] = rename_model
+        self.rename: Callable[[Body, str, Sequence[Changes]], bytes] = rename_model
         self.boundary = b""  # of a form
         self.in_query = request.method != "POST"
         if self.in_query:

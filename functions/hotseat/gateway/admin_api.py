@@ -25,6 +25,7 @@ from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
+from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
 from hotseat.gateway.unloading import unload_all_models
@@ -59,6 +60,7 @@ def admin_blueprint(
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
+    add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     add_llmsnap_routes(blueprint, registry, concurrency)

@@ -6,7 +6,8 @@ from hotseat.core.errors import HotseatError
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.form import Form, new_value
+from hotseat.gateway.filters import changes_of
+from hotseat.gateway.form import Form, form_edits
 from hotseat.gateway.http.connection import JOINED
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
@@ -66,9 +67,9 @@ class FormRequest(InferenceRequest):
         assert isinstance(form, Form)  # noqa: S101
         if self._news is not None:
             self._news.end()
-        name = engine_name(routed)
-        value = b"" if name == form.model else new_value(form, name, self._head.boundary)
-        self._upload = spooled.upload(*((0, 0) if name == form.model else (form.start, form.end)), value)
+        changes = changes_of(routed, begun=self._response.begun)
+        edits = form_edits(form, engine_name(routed), self._head.boundary, changes)
+        self._upload = spooled.upload(edits)
         self._send(routed, b"")
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:

@@ -20,6 +20,7 @@ from hotseat.gateway.body import Body
 from hotseat.gateway.browsers import sandboxed
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
+from hotseat.gateway.filters import changes_of, filtered
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
@@ -129,10 +130,9 @@ class InferenceRequest:
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._news: LoadingNews | None = None
         self._translation: Translation | None = None
-        self._ready: tuple[str, str, Translation] | None = None  # made before `submit`, for these names
+        self._ready: tuple[str, str, ModelRoute, Translation] | None = None  # made before `submit`, for these
         self._sample: AnswerSample | None = None
-        self._number = 0  # in the records
-        self._model = ""
+        self._model, self._number = "", 0  # the number is that in the records
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
         inference.concurrency.take()
@@ -192,6 +192,8 @@ class InferenceRequest:
         registry, self._body = inference.registry, body
         if route.tag and requested:
             requested = registry.known_name(requested, route.tag)
+        if requested and (names := registry.names) is not None:
+            requested = names.resolve(requested, route.capability)
         target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.model.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):
@@ -214,7 +216,7 @@ class InferenceRequest:
         name, asked = engine_name(routed), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
-            self._ready = (name, asked, translation)
+            self._ready = (name, asked, routed.route, translation)
             self._submit(routed, body, loading)
 
         self._translate(routed, body, name, asked, submit)
@@ -303,23 +305,23 @@ class InferenceRequest:
     def _relay(self, routed: RoutedRequest) -> None:
         body = self._body
         assert body is not None  # noqa: S101
-        name = engine_name(routed)
+        name, changes = engine_name(routed), changes_of(routed, begun=self._response.begun)
         if self._news is not None:
             self._news.end()
         self._translation = None
         if self._route.translate is not None and self._translator(routed) is not None:
             self._relay_translated(routed, body, name)
-        elif name == body.model:
+        elif name == body.model and not changes:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
-            self._send(routed, self._head.rename(body, name))
+            self._send(routed, self._head.rename(body, name, changes))
         else:
-            self._run(partial(self._head.rename, body, name), partial(self._send, routed))
+            self._run(partial(self._head.rename, body, name, changes), partial(self._send, routed))
 
     def _relay_translated(self, routed: RoutedRequest, body: Body, name: str) -> None:
         asked, ready, self._ready = _asked(routed, body), self._ready, None
-        if ready is not None and ready[:2] == (name, asked):
-            self._send_translated(routed, ready[2])
+        if ready is not None and ready[:3] == (name, asked, routed.route):
+            self._send_translated(routed, ready[3])
         else:
             self._translate(routed, body, name, asked, partial(self._send_translated, routed))
 
@@ -333,6 +335,7 @@ class InferenceRequest:
     ) -> None:
         translate = self._translator(routed)
         assert translate is not None  # noqa: S101
+        translate = filtered(translate, changes_of(routed, begun=self._response.begun))
         if len(body.raw) <= LARGE:
             then(translate(body.raw, name, asked))
         else:
@@ -583,8 +586,7 @@ class InferenceRequest:
 
 def engine_name(routed: RoutedRequest) -> str:
     """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
-    model, asked = routed.route.model, routed.requested_name
-    return asked if model.spec.url and asked and not model.spec.engine_model_name else model.engine_model_name
+    return routed.route.model.name_to_engine(routed.requested_name)
 
 
 def _asked(routed: RoutedRequest, body: Body) -> str:

@@ -10,6 +10,7 @@ from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRoute
 from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.filters import may_end_stream
 from hotseat.gateway.http.response import Response, encode_fields
 
 CHAT = "/v1/chat/completions"  # whose streams have `reasoning_content`
@@ -152,7 +153,11 @@ _DOES = {
 
 def loading_of(requested: Loading | None, target: ModelRoute) -> Loading:
     """Return what a request for a Model gets while that is not ready: what its header says, else the Model, else the Workspace."""
-    return requested or target.model.spec.loading or target.handle.workspace.spec.loading
+    spec = target.model.spec
+    loading = requested or spec.loading or target.handle.workspace.spec.loading
+    if spec.filters is not None and loading is not Loading.REFUSE and may_end_stream(spec.filters):
+        return Loading.HOLD
+    return loading
 
 
 def loading_news(

@@ -12,6 +12,7 @@ from hotseat.api.units import format_bytes
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import schedule_windows as windows
 from hotseat.manifests.entries import Entry
+from hotseat.manifests.name_checks import check_names
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
@@ -61,6 +62,7 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     yield from _oversized(models, workspaces, workspace_names)
     owners = {name: entry for entry in models for name, _ in _names(entry)}
     yield from check_fallbacks(owners, complete=complete)
+    yield from check_names(workspaces, owners, complete=complete)
     yield from _lifecycles(models)
     yield from _duplicate_gpus(workspaces)
 
@@ -95,7 +97,7 @@ def _duplicate_names(models: list[Entry]) -> Iterator[Problem]:
                 )
             elif name in stated:
                 yield entry.problem(f"this Model states {plain(name)} twice", path)
-            if path[0] == "spec":
+            if path[:2] == ("spec", "names"):
                 stated.add(name)
 
 
@@ -119,6 +121,10 @@ def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str):
             yield name, ("spec", "names", index)
+    by_name = entry.get("spec", "filters", "byName")
+    for name in by_name if isinstance(by_name, dict) else ():
+        if isinstance(name, str) and name not in _texts(names):
+            yield name, ("spec", "filters", "byName", name)
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:

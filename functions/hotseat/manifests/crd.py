@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from hotseat.api.filters import PROTECTED
 from hotseat.api.model import DOCUMENTS, SOURCE_SCHEMES
 from hotseat.api.types import API_VERSION, Document, Json
 from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
@@ -86,6 +87,12 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 
+def _unprotected() -> tuple[Rule, ...]:
+    """Return the rule for names of parameters. An API server cannot see the keys of free objects: the switcher checks those."""
+    rule = f"self.all(name, name != '{PROTECTED}' && !name.startsWith('{PROTECTED}.'))"
+    return ((rule, "the parameter model is set by hotseat itself: use engineModelName"),)
+
+
 # By class and field, or "" for the class itself. `self` is the value with the rule. Each rule corresponds to a check in
 # api/model.py, api/vllm.py, checks.py or an engine; tests run one table of invalid documents through both. Engines of other
 # packages are checked by the switcher only.
@@ -99,6 +106,8 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
     ),
+    ("ParameterFilter", "strip"): _unprotected(),
+    ("Filters", "strip"): _unprotected(),
     ("Lifecycle", ""): (
         (
             "(has(self.sleep) && size(self.sleep) > 0) == (has(self.wake) && size(self.wake) > 0)",
@@ -131,10 +140,24 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
             "returnToDefault needs defaultModel",
         ),
+        (
+            "!has(self.activeProfile) || (has(self.profiles) && self.activeProfile in self.profiles)",
+            "activeProfile is not in profiles",
+        ),
         (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
         (
             f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
             "capacity.counted is false, so groups or sets are required",
+        ),
+    ),
+    ("VirtualModel", ""): (
+        (
+            "self.strategy == 'Weight' || self.members.all(each, !has(each.weight))",
+            "weight is for strategy Weight only",
+        ),
+        (
+            "self.strategy == 'Spillover' || self.members.all(each, !has(each.maxRequests))",
+            "maxRequests is for strategy Spillover only",
         ),
     ),
     ("WorkspaceSpec", "groups"): (
@@ -192,6 +215,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
         },
     },
     ("ModelGroup", "members"): {"x-kubernetes-list-type": "set"},
+    ("WorkspaceSpec", "virtualModels"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("WorkspaceSpec", "groups"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("ModelStatusSchema", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ("WorkspaceStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
@@ -322,6 +346,9 @@ class _Structural:
             result["items"] = self._value(value["items"])
         if value.get("additionalProperties") is True:
             return {key: it for key, it in result.items() if key != "additionalProperties"} | {_FREE: True}
+        named = value.get("additionalProperties")
+        if isinstance(named, dict) and named.keys() & {"$ref", "additionalProperties"}:
+            result["additionalProperties"] = self._value(named)
         if value.get("type") == "string" and not value.keys() & {"pattern", "enum", "format"}:
             result["pattern"] = _TEXT
         return result
@@ -332,7 +359,7 @@ def _plain(value: Json) -> Json:
     return {
         key: it
         for key, it in value.items()
-        if key not in ("title", "const") and not (key == "default" and it in ("", None))
+        if key not in ("title", "const", "propertyNames") and not (key == "default" and it in ("", None))
     }
 
 

@@ -72,6 +72,69 @@ def test_no_models_is_a_table_without_rows_and_no_name(fake, hotseat):
     assert hotseat("models", "-o", "name").stdout == ""
 
 
+def test_what_a_name_stands_for_is_shown(fake, hotseat):
+    status = {"value": "loaded", "state": "ready", "since": None, "message": "", "progress": None}
+    names = [
+        {
+            "id": "any",
+            "engine": "virtual",
+            "strategy": "Warm",
+            "workspace": "default",
+            "names": ["any"],
+            "status": status,
+        },
+        {
+            "id": "llm",
+            "engine": "profile",
+            "profile": "coding",
+            "workspace": "default",
+            "names": ["llm"],
+            "status": status,
+        },
+    ]
+    fake.answers["GET /v1/models"] = {"object": "list", "data": names}
+    assert [row[:3] for row in rows(hotseat("models").stdout)[1:]] == [
+        ["any", "virtual(Warm)", "ready"],
+        ["llm", "profile(coding)", "ready"],
+    ]
+
+
+PROFILES = {
+    "active": "coding",
+    "profiles": [
+        {"name": "coding", "workspace": "default", "active": True, "pins": {"llm": "qwen", "image": ""}},
+        {"name": "writing", "workspace": "default", "active": False, "pins": {}},
+    ],
+}
+
+
+def test_profiles_are_listed_and_switched(fake, hotseat):
+    fake.answers["GET /api/profiles"] = PROFILES
+    fake.answers["PUT /api/profiles/active"] = PROFILES
+    table = [
+        ["PROFILE", "WORKSPACE", "STATE", "NAMES"],
+        ["coding", "default", "active", "llm=qwen, image=(off)"],
+        ["writing", "default", "-", "-"],
+    ]
+    assert rows(hotseat("profile").stdout) == table
+    assert hotseat("profile", "-o", "name").stdout == "coding\nwriting\n"
+    for arguments, body in (
+        (["coding"], {"name": "coding"}),
+        (["--none"], {"name": None}),
+        (["coding", "--workspace", "lab"], {"name": "coding", "workspace": "lab"}),
+    ):
+        assert rows(hotseat("profile", *arguments).stdout) == table
+        assert fake.last.json == body
+    for arguments in (["coding", "--none"], ["--workspace", "lab"]):
+        assert hotseat("profile", *arguments).exit_code == 2
+
+
+def test_a_profile_on_a_cluster_is_switched_in_its_document(fake, hotseat):
+    fake.answers["PUT /api/profiles/active"] = error(405, "set spec.activeProfile", "method_not_allowed")
+    refused = hotseat("profile", "coding")
+    assert (refused.exit_code, "set spec.activeProfile" in refused.stderr) == (1, True)
+
+
 @pytest.fixture
 def running(fake):
     space = {"epoch": 4, "capacity": {"gpus": 2, "acceleratorMemory": None}, "gpus": 1, "effective_max_wait": 30.0}

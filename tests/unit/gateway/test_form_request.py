@@ -157,7 +157,7 @@ def test_pieces_of_an_upload_are_the_form_with_its_new_value(
     raw: bytes, start: int, end: int, value: bytes, piece: int
 ) -> None:
     start, end = sorted(min(each, len(raw)) for each in (start, end))
-    upload = SpooledUpload(Held(raw), start, end, value)  # type: ignore[arg-type]
+    upload = SpooledUpload(Held(raw), [(start, end, value)])  # type: ignore[arg-type]
     pieces: list[bytes] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(spool, "PIECE", piece)

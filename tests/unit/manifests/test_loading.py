@@ -208,6 +208,16 @@ def test_two_models_that_claim_one_name_are_told_with_the_place_of_the_other(wri
     assert "Model/b: spec.names[3]: Model/a has the name y already" in found[3]
 
 
+def test_names_of_filters_are_names_of_their_model(write):
+    filters = {"byName": {"a:think": {}, "x": {}, "a": {}}}
+    (problem,) = problems(write(model("a", names=["x"], filters=filters), model("b", names=["a:think"])))
+    assert "Model/b: spec.names[0]: Model/a has the name a:think already" in problem
+    manifest = load(
+        [write(model("a", names=["x"], filters=filters), model("b", fallback={"model": "a:think"}))], PLUGINS
+    )
+    assert manifest.models[0].names == ("x", "a", "a:think")
+
+
 def test_a_model_that_claims_a_name_twice_is_told(write):
     (problem,) = problems(write(model("a", names=["x y", "a", "x y"])))
     assert 'spec.names[2]: this Model states "x y" twice' in problem

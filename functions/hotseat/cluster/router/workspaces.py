@@ -219,6 +219,7 @@ class RemoteWorkspaces(ModelRegistry):
             for name in model.names:
                 routes.setdefault(name, ModelRoute(model, handle))
         self._routes = routes
+        self._update_names(handle.workspace for handle in self._handles.values() if not handle.retired)
 
 
 def _addresses(residency: Residency) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hotseat.api.model import PINNED, Model
+from hotseat.api.model import PINNED, Model, ModelSpec
 from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.control.codec import model_from_row
@@ -442,8 +442,7 @@ def _settle_names(found: dict[str, ModelObject]) -> dict[str, ModelObject]:
             each = settled[model]
             rest = ", ".join(other for other in (owner, *others) if other != model)
             told = f"Model {rest} claims the name {name} too; Model {owner} has it, because it is older"
-            names = tuple(other for other in each.model.spec.names if other != name or model == owner)
-            spec = each.model.spec.model_copy(update={"names": names})
+            spec = each.model.spec if model == owner else _without_name(each.model.spec, name)
             settled[model] = replace(
                 each,
                 model=each.model.model_copy(update={"spec": spec}),
@@ -451,6 +450,15 @@ def _settle_names(found: dict[str, ModelObject]) -> dict[str, ModelObject]:
                 names_conflict="; ".join(filter(None, (each.names_conflict, told))),
             )
     return settled
+
+
+def _without_name(spec: ModelSpec, name: str) -> ModelSpec:
+    """Return the spec without a name that another Model has."""
+    update: Json = {"names": tuple(other for other in spec.names if other != name)}
+    if spec.filters is not None and name in spec.filters.by_name:
+        kept = {other: each for other, each in spec.filters.by_name.items() if other != name}
+        update["filters"] = spec.filters.model_copy(update={"by_name": kept})
+    return spec.model_copy(update=update)
 
 
 def _schedule(model: Model) -> Iterator[tuple[int, str, str]]:

@@ -58,8 +58,15 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
         rows = [
             {**_row(model, name), "modified_at": format_time(started), "size": sizes.get(model.name, 0)}
             for model in listed
-            for name in model.spec.names or (model.name,)
+            for name in _names(model)
         ]
+        if (names := registry.names) is not None:
+            virtual = ((name, registry.candidate(names.peek(name) or "")) for name in names.virtual)
+            rows += [
+                {**_row(route.model, name), "modified_at": format_time(started), "size": 0}
+                for name, route in virtual
+                if route is not None and not registry.candidate(name)
+            ]
         return jsonify(models=sorted(rows, key=lambda row: row["name"]))
 
     @blueprint.get("/api/ps")
@@ -155,13 +162,22 @@ def _find(registry: ModelRegistry, body: dict[str, Any]) -> ModelRoute:
     name = body.get("model") or body.get("name")
     if not isinstance(name, str) or not name:
         raise BadRequest("`model` must be a string: the name of a model.", param="model")
+    name = registry.known_name(name, LATEST)
+    if (names := registry.names) is not None:
+        name = names.peek(name) or name
     try:
-        return registry.find(registry.known_name(name, LATEST))
+        return registry.find(name)
     except UnknownModel as error:
         raise UnknownModel(f"{error.message} hotseat fetches no other ones.", param="model") from None
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
+
+
+def _names(model: Model) -> list[str]:
+    """Return the names in the list: those that its document states for clients, else metadata.name."""
+    named = model.spec.filters.by_name if model.spec.filters is not None else ()
+    return list(dict.fromkeys((*(model.spec.names or (model.name,)), *named)))
 
 
 def _row(model: Model, name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """OpenAI's API: routes for inference, and the list of models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -43,16 +43,18 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     blueprint = Blueprint("openai", __name__)
 
     @blueprint.get("/v1/models")
-    @documented("List the Models")
+    @documented("List the Models and virtual models")
     def models() -> Response:
         listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
+        listed += describe_names(registry, started)
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
-    @documented("Return a Model, by any of its names", 404)
+    @documented("Return a Model, by any of its names, or a virtual model", 404)
     def model(name: str) -> Response:
         try:
-            return jsonify(describe(registry.find(name), started))
+            named = next((each for each in describe_names(registry, started) if each["id"] == name), None)
+            return jsonify(describe(registry.find(name), started) if named is None else named)
         except UnknownModel as error:
             error.param = None
             raise
@@ -85,6 +87,34 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "engine": spec.engine,
         "status": describe_status(status),
     }
+
+
+def describe_names(registry: ModelRegistry, started: float) -> Iterator[dict[str, Any]]:
+    """Yield virtual models, and names that only the active profile has. Their status is that of the Model that is the warmest."""
+    names = registry.names
+    if names is None:
+        return
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "workspace": each.workspace,
+            "engine": "virtual",
+            "description": each.model.description,
+            "strategy": each.model.strategy,
+            "members": [member.model for member in each.model.members],
+        }
+        for name, each in names.virtual.items()
+    }
+    for name, its in names.switched.items():
+        if its.target and name not in rows:
+            more = {"description": "", "profile": its.profile, "members": [its.target]}
+            rows[name] = {"workspace": its.workspace, "engine": "profile", **more}
+    for name, row in rows.items():
+        member = None if registry.candidate(name) is not None else names.peek(name)
+        route = None if member is None else registry.candidate(member)
+        if route is not None:
+            status = describe_status(route.handle.status(route.model.name))
+            common = {"id": name, "object": "model", "created": int(started), "owned_by": "hotseat", "names": [name]}
+            yield {**common, "capabilities": list(route.capabilities), "metadata": {}, **row, "status": status}
 
 
 # States of llama-server's router by state of a Model (docs/api.md). Other states are `unloaded`.
