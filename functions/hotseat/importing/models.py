@@ -151,15 +151,15 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
             for key, value in reader.mapping(path).items()
             if key not in PEER_KEYS
         ]
-        key, keyed = key_in(stated, peer) if (stated := reader.text((*path, "apiKey"))) else (None, [])
+        macros = Macros(peer, reader.mapping(("macros",)), {})
+        stated = macros.fill(reader.text((*path, "apiKey")))
+        key, keyed = key_in(stated, peer) if stated else (None, [])
         if why := unreachable(proxy, key):
             notes.append(
                 Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
             )
             continue
-        filters, unknown_filters = parameter_filters(
-            reader, (*path, "filters"), Macros(peer, reader.mapping(("macros",)), {})
-        )
+        filters, unknown_filters = parameter_filters(reader, (*path, "filters"), macros)
         for model in models:
             name = free(label(model), used)
             # As in llama-swap: PEER/MODEL always, MODEL alone if it is not ambiguous.

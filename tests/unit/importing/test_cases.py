@@ -121,6 +121,7 @@ FACTS: list[tuple[str, str, Any]] = [
     ("kaos/proxies.yaml", "ollama-devstral.url", "http://10.0.0.9:11434"),
     ("kaos/proxies.yaml", "ollama-devstral.engineModelName", "devstral"),
     ("kaos/proxies.yaml", "hosted-vllm-qwen.url", "http://box:8000"),
+    ("kaos/routes.yaml", "gpt-oss.lifecycle", {"responseStartTimeout": "60s"}),
     ("kaos/routes.yaml", "gpt-oss.fallback", {"model": "gpt-oss-2", "when": ["Failed"]}),
     ("kaos/routes.yaml", "local-any.names", ["local/*"]),
     ("kaos/routes.yaml", "local-any.engineModelName", "*"),

@@ -130,7 +130,7 @@ def test_a_fixed_port_stays_and_a_free_one_is_chosen_where_a_macro_asks_for_it()
     assert models["chat"].port is None
     spec, notes = one("cmd: serve --port ${PORT}\nproxy: http://127.0.0.1:81")
     assert (spec["port"], notes) == (81, ["changed: proxy: its port is 81, so ${PORT} in cmd is 81 too"])
-    _, notes = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
+    _, notes = one("cmd: serve\nproxy: http://me@10.0.0.1:80/v1")
     assert any(note.startswith("no equivalent: proxy: http://10.0.0.1:80/v1") for note in notes)
 
 
