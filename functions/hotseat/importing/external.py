@@ -9,6 +9,7 @@ from hotseat.api.types import Json
 from hotseat.engines.external import External
 from hotseat.importing.writer import Draft, Note, model_draft
 
+MOCK_ANSWER = "This is a mock response."
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 
 
@@ -33,10 +34,10 @@ def unreachable(url: str, key: Json | None = None) -> str:
         return "it requires a key, and hotseat sends no key to an engine"
     if "@" in parts.netloc or "$" in url:
         return "engine external supports neither passwords nor macros"
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        return "engine external supports http://HOST:PORT only"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "engine external needs http://HOST:PORT"
     model = Model.model_validate({"metadata": {"name": "m"}, "spec": external_spec(url)})
-    return "engine external supports http://HOST:PORT only" if External().check(model) else ""
+    return "; ".join(External().check(model))
 
 
 def key_in(stated: str, owner: str) -> tuple[Json, list[Note]]:
@@ -68,16 +69,11 @@ def external_draft(  # noqa: PLR0917 - what a Model of another server is made of
     return model_draft(label, external_spec(url, key) | {"names": called, "engineModelName": model}, origin, notes)
 
 
-def mock_draft(label: str, name: str, origin: str, notes: Sequence[Note] = ()) -> Draft:
+def mock_draft(label: str, name: str, origin: str, notes: Sequence[Note] = (), *, answer: str = MOCK_ANSWER) -> Draft:
     """Return a Model whose answers are made up."""
     names = [] if name == label else [name]
     if supports("mock_response"):
-        spec: Json = {
-            "engine": "external",
-            "names": names,
-            "mockResponse": "This is a mock response.",
-            "allowMockResponse": True,
-        }
+        spec: Json = {"engine": "external", "names": names, "mockResponse": answer, "allowMockResponse": True}
     else:
         spec = {"engine": "mock", "names": names, "resources": {"gpus": 0}}
     return model_draft(label, spec, origin, notes)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hotseat.api.types import Json
-from hotseat.importing.external import external_draft, key_in, mock_draft
+from hotseat.importing.external import MOCK_ANSWER, external_draft, key_in, mock_draft
 from hotseat.importing.models import free
 from hotseat.importing.models import label as label_of
 from hotseat.importing.reader import Reader
@@ -31,7 +31,7 @@ PROVIDERS: Mapping[str, str] = {
     "openai_like": "",
     "custom_openai": "",
 }
-PARAMS = ("model", "api_base", "api_key", "base_url", "mock_response")
+PARAMS = ("model", "api_base", "api_key", "base_url", "mock_response", "timeout", "max_parallel_requests")
 WILDCARD = "* in names stands for any text, as in LiteLLM"
 
 
@@ -82,12 +82,12 @@ class Routes:
         self.taken |= {label, *names}
         self.models.append(made)
 
-    def add_mock(self, name: str, origin: str, notes: Iterable[Note] = ()) -> None:
+    def add_mock(self, name: str, origin: str, notes: Iterable[Note] = (), answer: str = MOCK_ANSWER) -> None:
         """Add a model whose answers are made up."""
         label = free(label_of(name.replace("*", "any")), self.taken)
         self.taken |= {label, name}
         wild = [Note("changed", "model_name", WILDCARD)] if "*" in name else []
-        self.models.append(mock_draft(label, name, origin, [*notes, *wild]))
+        self.models.append(mock_draft(label, name, origin, [*notes, *wild], answer=answer))
 
     def add_list(self, reader: Reader, path: Path) -> None:
         """Add the routes of a `model_list`."""
@@ -106,10 +106,16 @@ class Routes:
             base = reader.text((*params, "api_base")) or reader.text((*params, "base_url"))
             origin = f"route {name} (line {reader.line(at)})"
             if reader.get((*params, "mock_response")) is not None:
-                self.add_mock(name, origin, notes)
+                self.add_mock(name, origin, notes, reader.text((*params, "mock_response")) or MOCK_ANSWER)
                 continue
             key, more = key_in(stated, name) if _is_key(stated := reader.text((*params, "api_key"))) else (None, [])
+            before = len(self.models)
             self.add(name, model, base, origin, key=key, notes=[*notes, *more])
+            for draft in self.models[before:]:
+                if seconds := reader.text((*params, "timeout")):
+                    draft.document["spec"]["lifecycle"] = {"responseStartTimeout": f"{seconds}s"}
+                if limit := reader.number((*params, "max_parallel_requests")):
+                    draft.document["spec"]["concurrency"] = limit
 
 
 def _is_key(stated: str) -> bool:

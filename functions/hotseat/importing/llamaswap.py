@@ -1,5 +1,6 @@
 """Convert a configuration of llama-swap or llmsnap to documents."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from hotseat.api.types import API_VERSION, Json
@@ -46,10 +47,11 @@ def _convert(reader: Reader, file: str, environ: Mapping[str, str]) -> Imported:
     )
     models = [ModelImport(reader, name, common).draft() for name in names]
     peers, peer_notes = external_models(reader, [*names.values(), *_others(reader)])
-    notes = [*rules.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, rules)]
+    chosen, choice_notes = _choices(reader)
+    notes = [*rules.notes, *_top_notes(reader), *choice_notes, *peer_notes, *_preload_notes(common, rules)]
     if reader.problems:
         raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
-    spec = rules.spec | (
+    spec = (rules.spec | chosen) | (
         {"loading": Loading.REASONING.value} if reader.flag(("sendLoadingState",), default=False) else {}
     )
     space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
@@ -130,10 +132,9 @@ def _top_notes(reader: Reader) -> list[Note]:
         text = f"{len(keys)} keys: put them into a file, one per line, for hotseat up --api-key-file FILE"
         notes.append(Note("changed", "apiKeys", text))
     for profile, what in reader.mapping(("profiles",)).items():
-        text = f"clients can still send {profile}:MODEL; the models are not loaded together"
-        if isinstance(what, dict):
-            text = f"{compact(what.get('pins', {}))}: names cannot be moved to another model for a time; add the name to that Model"
-        notes.append(Note("no equivalent", f"profiles.{profile}", text))
+        if isinstance(what, list):
+            text = f"clients can still send {profile}:MODEL; the models are not loaded together"
+            notes.append(Note("no equivalent", f"profiles.{profile}", text))
     if reader.get(("sleepMode",)) is not None:
         notes.append(
             Note(
@@ -143,6 +144,69 @@ def _top_notes(reader: Reader) -> list[Note]:
             )
         )
     return notes + _routing_notes(reader) + _hook_notes(reader)
+
+
+def _choices(reader: Reader) -> tuple[Json, list[Note]]:
+    """Return the virtual models and the profiles of a Workspace, and notes."""
+    notes: list[Note] = []
+    models: list[Json] = []
+    for name in reader.mapping(("selectors",)):
+        path = ("selectors", name)
+        strategy, targets = reader.text((*path, "strategy")) or "pin", reader.texts((*path, "targets"))
+        if strategy not in STRATEGIES or not targets:
+            reader.problem("needs a strategy and targets", path, found=strategy, allowed=", ".join(STRATEGIES))
+            continue
+        limit = reader.get((*path, "settings", "spillover"))
+        members: list[Json] = [{"model": target} for target in (targets[:1] if strategy == "pin" else targets)]
+        if strategy == "spillover" and isinstance(limit, int):
+            members = [*({**member, "maxRequests": limit} for member in members[:-1]), members[-1]]
+        if strategy == "failover":
+            text = (
+                f"the first of {', '.join(targets)} gets the requests; set fallback of its Model, with when: [Failed]"
+            )
+            notes.append(Note("changed", f"selectors.{name}", text))
+        lost = sorted(reader.mapping((*path, "settings")).keys() - {"spillover"})
+        if lost:
+            notes.append(Note("no equivalent", f"selectors.{name}.settings", f"{', '.join(lost)}: left out"))
+        models.append({"name": name, "strategy": STRATEGIES[strategy], "members": members})
+    profiles: Json = {}
+    for profile, what in reader.mapping(("profiles",)).items():
+        if isinstance(what, dict):
+            pins = ("profiles", profile, "pins")
+            profiles[profile] = {name: reader.text((*pins, name)) for name in reader.names(pins)}
+    spec: Json = {
+        "virtualModels": models,
+        "profiles": profiles,
+        "activeProfile": reader.text(("hooks", "on_startup", "profile")),
+    }
+    if paths := reader.texts(("upstream", "ignorePaths")):
+        patterns = [pattern for path in paths for pattern in shell_patterns(path)]
+        spec["upstream"] = {"noLoadPaths": patterns} if patterns else {}
+        lost = [path for path in paths if not shell_patterns(path)]
+        text = f"{', '.join(lost)}: write them as shell patterns into upstream.noLoadPaths"
+        notes += [Note("no equivalent", "upstream.ignorePaths", text)] if lost else []
+    notes += [
+        Note("no equivalent", f"upstream.{key}", reader.unknown(("upstream", key), ("ignorePaths",)))
+        for key in reader.mapping(("upstream",))
+        if key != "ignorePaths"
+    ]
+    return {key: value for key, value in spec.items() if value}, notes
+
+
+def shell_patterns(regex: str) -> list[str]:
+    r"""Return shell patterns for a regular expression of paths such as `.*\.(js|css)$` or `^/metrics$`. Empty: it is of another kind."""
+    match = re.fullmatch(
+        r"(?P<any>(?:\^?\.\*)?)(?P<start>\^?)(?P<text>(?:[\w/-]|\\\.)*)(?:\((?P<ends>[\w|]+)\))?(?P<rest>\$|\.\*\$?|)",
+        regex,
+    )
+    if match is None or not (match["text"] or match["ends"]):
+        return []
+    before = "" if match["start"] else "*"
+    after = "" if match["rest"] == "$" else "*"
+    return [f"{before}{match['text'].replace(chr(92), '')}{end}{after}" for end in (match["ends"] or "").split("|")]
+
+
+STRATEGIES = {"pin": "Warm", "warm": "Warm", "spillover": "Spillover", "failover": "Spillover"}
 
 
 def _routing_notes(reader: Reader) -> list[Note]:
@@ -162,9 +226,9 @@ def _routing_notes(reader: Reader) -> list[Note]:
 
 
 def _hook_notes(reader: Reader) -> list[Note]:
-    known = {("hooks",): "on_startup", ("hooks", "on_startup"): "preload"}
-    lost = [((*path, key), only) for path, only in known.items() for key in reader.mapping(path) if key != only]
-    return [Note("no equivalent", ".".join(path), reader.unknown(path, (only,))) for path, only in lost]
+    known = {("hooks",): ("on_startup",), ("hooks", "on_startup"): ("preload", "profile")}
+    lost = [((*path, key), keys) for path, keys in known.items() for key in reader.mapping(path) if key not in keys]
+    return [Note("no equivalent", ".".join(path), reader.unknown(path, keys)) for path, keys in lost]
 
 
 def _preload_notes(common: Common, rules: ResidencyRules) -> list[Note]:

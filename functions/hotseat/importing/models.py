@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hotseat.api.filters import PROTECTED
-from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
+from hotseat.api.model import Capability
+from hotseat.api.types import NAME_PATTERN, VARIABLE_PATTERN, Json, Method
 from hotseat.api.workspace import Loading
 from hotseat.importing import commands
 from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, is_windows, unknown
 from hotseat.importing.external import LOOPBACK, external_spec, is_elsewhere, key_in, unreachable, without_password
-from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
+from hotseat.importing.reader import MODEL_KEYS, PEER_KEYS, PEER_LOST, Reader
 from hotseat.importing.writer import Draft, Note, compact, model_draft
 from hotseat.manifests.problems import Path
 
@@ -103,39 +104,71 @@ def _method_call(reader: Reader, macros: Macros, places: Sequence[Path]) -> Json
     return call
 
 
+FILTERS = ("stripParams", "strip_params", "setParams", "setParamsByID")
+
+
+def parameter_filters(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
+    """Return the field `filters` of a Model, and notes. `model` is protected in llama-swap too, where it is ignored."""
+    notes = [
+        Note("no equivalent", f"filters.{key}", f"{compact(value)}: {reader.unknown((*path, key), FILTERS)}")
+        for key, value in reader.mapping(path).items()
+        if key not in FILTERS
+    ]
+    listed = ",".join(reader.text((*path, key)) for key in FILTERS[:2])
+    strip = [name for each in macros.fill(listed).split(",") if (name := each.strip()) and name != PROTECTED]
+    by_name = {
+        macros.fill(key): _parameters(reader.mapping((*path, "setParamsByID", key)), macros)
+        for key in reader.mapping((*path, "setParamsByID"))
+    }
+    found: Json = {"strip": strip, **_parameters(reader.mapping((*path, "setParams")), macros), "byName": by_name}
+    return {key: value for key, value in found.items() if value}, notes
+
+
+def _parameters(given: Json, macros: Macros) -> Json:
+    """Return the parameters that are set, and those with a `?` behind their names, which are set if the client has not sent them."""
+    filled: Json = {
+        name: value for name, value in macros.fill_all(given).items() if name.removesuffix("?") != PROTECTED
+    }
+    forced = {name: value for name, value in filled.items() if not name.endswith("?")}
+    default = {plain: value for name, value in filled.items() if (plain := name.removesuffix("?")) not in forced}
+    return {key: value for key, value in (("set", forced), ("default", default)) if value}
+
+
 def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:
     """Return Models for the models of peers, and notes. API keys of peers are never copied."""
     drafts: list[Draft] = []
     notes: list[Note] = []
     used = set(taken)
+    given = [model for peer in reader.mapping(("peers",)) for model in reader.texts(("peers", peer, "models"))]
     for peer in reader.mapping(("peers",)):
         path = ("peers", peer)
         proxy, models = reader.text((*path, "proxy")), reader.texts((*path, "models"))
         lost = [
-            Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
-            for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
+            Note(
+                "no equivalent",
+                f"peers.{peer}.{key}",
+                f"{compact(value)}: {PEER_LOST.get(key) or reader.unknown((*path, key), PEER_KEYS)}",
+            )
+            for key, value in reader.mapping(path).items()
+            if key not in PEER_KEYS
         ]
-        key, keyed = key_in(stated, peer) if (stated := reader.text((*path, "apiKey"))) else (None, [])
+        macros = Macros(peer, reader.mapping(("macros",)), {})
+        stated = macros.fill(reader.text((*path, "apiKey")))
+        key, keyed = key_in(stated, peer) if stated else (None, [])
         if why := unreachable(proxy, key):
             notes.append(
                 Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
             )
             continue
-        called = labels(models, used)
-        used |= {*called.values(), *models}
-        for model, name in called.items():
-            spec = external_spec(proxy, key)
-            if name != model:
-                spec["names"] = [model]
-            document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
-            spec["engineModelName"] = model
-            drafts.append(
-                Draft(
-                    {**document, "spec": spec},
-                    f"{model} of the peer {peer} (line {reader.line(path)})",
-                    [*lost, *keyed],
-                )
-            )
+        filters, unknown_filters = parameter_filters(reader, (*path, "filters"), macros)
+        for model in models:
+            name = free(label(model), used)
+            # As in llama-swap: PEER/MODEL always, MODEL alone if it is not ambiguous.
+            names = [*([model] if given.count(model) == 1 and model not in used else []), f"{peer}/{model}"]
+            spec = external_spec(proxy, key) | {"names": names, "engineModelName": model, "filters": filters}
+            origin = f"{model} of the peer {peer} (line {reader.line(path)})"
+            drafts.append(model_draft(name, spec, origin, [*lost, *keyed, *unknown_filters]))
+            used |= {name, *names}
     return drafts, notes
 
 
@@ -193,6 +226,7 @@ class ModelImport:
             "scheduling": self._scheduling(),
             "concurrency": self._concurrency(),
             "description": self._fill("description"),
+            "capabilities": self._capabilities(),
             "metadata": self._metadata(),
             "loading": self._loading(),
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
@@ -219,10 +253,12 @@ class ModelImport:
             "names": names,
             "engineModelName": self._engine_model_name(self.common.labels[self.id]),
             "health": self._health(),
-            "lifecycle": {"connectTimeout": f"{max(SHORTEST_START, 120 if start is None else start)}s"},
+            "lifecycle": {"connectTimeout": f"{max(SHORTEST_START, 120 if start is None else start)}s"}
+            | self._timeouts(),
             "scheduling": self._scheduling(),
             "concurrency": self._concurrency(),
             "description": self._fill("description"),
+            "capabilities": self._capabilities(),
             "metadata": self._metadata(),
             "loading": self._loading(),
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
@@ -407,9 +443,26 @@ class ModelImport:
             lifecycle["stopTimeout"] = f"{stop}s"
         if self.id in self.common.preload:
             lifecycle["preload"] = True
+        lifecycle |= self._timeouts()
         parked, notes = sleep_calls(self.reader, self._at(), self.macros)
         self.notes += notes
         return lifecycle | parked
+
+    def _timeouts(self) -> Json:
+        stated = self.reader.mapping(self._at("timeouts"))
+        if lost := {key: value for key, value in stated.items() if key != "responseHeader"}:
+            self._no_equivalent(
+                "timeouts", f"{compact(lost)}: hotseat's own connections to engines have no such settings"
+            )
+        limit = self.reader.number(self._at("timeouts", "responseHeader"))
+        return {"responseStartTimeout": f"{limit}s"} if limit else {}
+
+    def _capabilities(self) -> list[str]:
+        """Return the kinds of requests, where they are known for sure. What else is stated is kept as metadata."""
+        stated = self.reader.mapping(self._at("capabilities"))
+        if stated:
+            self._changed("capabilities", "they are kept in spec.metadata; spec.capabilities has the kinds of requests")
+        return [Capability.RERANK.value] if stated.get("reranker") is True else []
 
     def _scheduling(self) -> Json:
         wanted = self.common.priorities.get(self.id, 0)
@@ -463,35 +516,20 @@ class ModelImport:
         title = self._fill("name")
         if title:
             self._changed("name", "it becomes spec.metadata.name")
-        return ({"name": title} if title else {}) | found
+        capabilities = self.reader.mapping(self._at("capabilities"))
+        return ({"name": title} if title else {}) | ({"capabilities": capabilities} if capabilities else {}) | found
 
     def _filters(self) -> Json:
-        """Return the changes of parameters. `model` is protected in llama-swap too, where it is ignored."""
-        filters = self.reader.mapping(self._at("filters"))
-        known = ("stripParams", "strip_params", "setParams", "setParamsByID")
-        for key in sorted(filters.keys() - known):
-            unknown = self.reader.unknown(self._at("filters", key), known)
-            self._no_equivalent(f"filters.{key}", f"{compact(filters[key])}: {unknown}")
-        listed = ",".join(self.reader.text(self._at("filters", key)) for key in ("stripParams", "strip_params"))
-        strip = [name for each in self.macros.fill(listed).split(",") if (name := each.strip()) and name != PROTECTED]
-        found: Json = {"strip": strip, "set": self._parameters("setParams"), "byName": {}}
-        for key in self.reader.mapping(self._at("filters", "setParamsByID")):
-            its = self._parameters("setParamsByID", key)
-            found["byName"][self.macros.fill(key)] = {"set": its} if its else {}
-        return {key: value for key, value in found.items() if value}
-
-    def _parameters(self, *path: str) -> Json:
-        given: Json = self.macros.fill_all(self.reader.mapping(self._at("filters", *path)))
-        return {name: value for name, value in given.items() if name != PROTECTED}
+        filters, notes = parameter_filters(self.reader, self._at("filters"), self.macros)
+        self.notes += notes
+        return filters
 
     # What is lost -----------------------------------------------------------------------------------------------------
 
     def _lost(self) -> None:
-        for key, value in self.reader.mapping(self._at()).items():
-            if key in MODEL_LOST:
-                self._no_equivalent(key, f"{compact(value)}: {MODEL_LOST[key]}")
-            elif key not in MODEL_KEYS:
-                self._no_equivalent(key, self.reader.unknown(self._at(key), (*MODEL_KEYS, *MODEL_LOST)))
+        for key in self.reader.mapping(self._at()):
+            if key not in MODEL_KEYS:
+                self._no_equivalent(key, self.reader.unknown(self._at(key), MODEL_KEYS))
 
 
 def _is_variable(name: str) -> bool:

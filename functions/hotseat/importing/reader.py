@@ -12,19 +12,19 @@ MODEL_KEYS = frozenset({
     "cmd", "cmdStop", "proxy", "aliases", "env", "checkEndpoint", "ttl", "unloadTimeout", "unlisted", "useModelName", "name",
     "description", "concurrencyLimit", "filters", "macros", "metadata", "sleepMode", "sleepEndpoints", "wakeEndpoints",
     "sleepEndpoint", "sleepMethod", "sleepBody", "sleepTimeout", "wakeEndpoint", "wakeMethod", "wakeBody", "wakeTimeout",
-    "sendLoadingState",
+    "sendLoadingState", "capabilities", "timeouts",
 })  # fmt: skip
 TOP_KEYS = frozenset({
-    "models", "macros", "groups", "matrix", "routing", "hooks", "peers", "apiKeys", "profiles", "healthCheckTimeout", "globalTTL",
-    "unloadTimeout", "sleepMode", "sendLoadingState",
+    "models", "macros", "groups", "matrix", "routing", "hooks", "peers", "apiKeys", "profiles", "selectors",
+    "healthCheckTimeout", "globalTTL", "unloadTimeout", "sleepMode", "sendLoadingState", "upstream",
 })  # fmt: skip
 GROUP_KEYS = frozenset({"swap", "exclusive", "persistent", "members"})
-PEER_KEYS = frozenset({"proxy", "models", "apiKey"})
+PEER_KEYS = frozenset({"proxy", "models", "apiKey", "filters"})
 
 # No equivalent, and what to do instead.
-MODEL_LOST: Mapping[str, str] = {
+PEER_LOST: Mapping[str, str] = {
     "timeouts": "hotseat has its own connect timeout, and waits for an answer as long as the client does",
-    "capabilities": "hotseat has spec.capabilities for the kinds of requests that a Model serves",
+    "tailcatKey": "hotseat has no tailcat connections",
 }
 TOP_LOST: Mapping[str, str] = {
     "logLevel": "hotseat up --log-level debug|info|warning|error",
@@ -37,7 +37,6 @@ TOP_LOST: Mapping[str, str] = {
     "ui": "use hotseat ps, switches and events instead",
     "startPort": "a free port is chosen at each start",
     "includeAliasesInList": "GET /v1/models lists a Model once, with all its names",
-    "upstream": "a GET below /upstream loads a model only if a person opens the page; see spec.upstream.noLoadPaths of a Workspace",
 }
 
 
@@ -89,6 +88,10 @@ class Reader:
     def mapping(self, path: Path) -> dict[str, Any]:
         """Return a mapping, empty if it is not set."""
         return self._typed(path, "a mapping", dict[str, Any]())
+
+    def names(self, path: Path) -> list[str]:
+        """Return the keys of a mapping, also those whose value is null."""
+        return [str(key[-1]) for key in self._tree.keys if key[:-1] == path]
 
     def items(self, path: Path) -> list[Any]:
         """Return a list, empty if it is not set."""

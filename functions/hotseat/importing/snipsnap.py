@@ -50,14 +50,7 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:  #
         active = space.text("spec", "activeModel")
         notes += space.unknown(("spec",), ("activeModel",))
         if active in names:
-            spec["defaultModel"] = names[active]
-            notes.append(
-                Note(
-                    "changed",
-                    "activeModel",
-                    "it becomes defaultModel: the Model that requests without one are for; each request loads the Model that it names",
-                )
-            )
+            spec["activeModel"] = names[active]
         else:
             notes.append(Note("no equivalent", "activeModel", f"{active} is not in this file"))
     if spaces[1:]:

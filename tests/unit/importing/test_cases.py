@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hotseat.cli.main import main
 from hotseat.importing import FORMATS, Imported, convert
 from hotseat.importing.formats import recognise
+from hotseat.importing.llamaswap import shell_patterns
 from hotseat.importing.ollama import blob_of
 from hotseat.manifests import Manifest, ManifestErrors
 from hotseat.manifests.files import Text
@@ -76,7 +77,21 @@ FACTS: list[tuple[str, str, Any]] = [
     ("llama-swap/two-boxes.yaml", "workspace.sets", [["qwen3-8b", "nas-embed"], ["vision", "nas-embed"]]),
     ("llama-swap/two-boxes.yaml", "mistral-large.url", "http://office:8080"),
     ("llama-swap/two-boxes.yaml", "mistral-large.engineModelName", "mistral/large"),
-    ("snipsnap/two.yaml", "workspace.defaultModel", "llama3"),
+    ("llama-swap/two-boxes.yaml", "mistral-large.names", ["mistral/large", "office/mistral/large"]),
+    ("llama-swap/two-boxes.yaml", "vision-2.names", ["office/vision"]),
+    ("llama-swap/two-boxes.yaml", "vision-2.filters", {"strip": ["seed"]}),
+    ("llama-swap/two-boxes.yaml", "qwen3-8b.filters.strip", ["temperature", "top_p"]),
+    ("llama-swap/two-boxes.yaml", "qwen3-8b.filters.set", {"cache_prompt": True}),
+    ("llama-swap/two-boxes.yaml", "qwen3-8b.filters.default", {"max_tokens": 4096}),
+    (
+        "llama-swap/two-boxes.yaml",
+        "workspace.virtualModels.1.members",
+        [{"model": "qwen3:8b", "maxRequests": 4}, {"model": "office/llama-70b"}],
+    ),
+    ("llama-swap/two-boxes.yaml", "workspace.virtualModels.0.strategy", "Warm"),
+    ("llama-swap/two-boxes.yaml", "workspace.profiles", {"travel": {"llama-70b": "qwen3:8b", "nas-embed": ""}}),
+    ("llama-swap/two-boxes.yaml", "workspace.activeProfile", "travel"),
+    ("snipsnap/two.yaml", "workspace.activeModel", "llama3"),
     ("snipsnap/two.yaml", "llama3.source", "ollama://llama3.1:8b"),
     ("snipsnap/two.yaml", "llama3.engine", "llamacpp"),
     ("snipsnap/two.yaml", "llama3.resources", {"gpus": 1, "cpu": "2", "memory": "12Gi"}),
@@ -106,6 +121,7 @@ FACTS: list[tuple[str, str, Any]] = [
     ("kaos/proxies.yaml", "ollama-devstral.url", "http://10.0.0.9:11434"),
     ("kaos/proxies.yaml", "ollama-devstral.engineModelName", "devstral"),
     ("kaos/proxies.yaml", "hosted-vllm-qwen.url", "http://box:8000"),
+    ("kaos/routes.yaml", "gpt-oss.lifecycle", {"responseStartTimeout": "60s"}),
     ("kaos/routes.yaml", "gpt-oss.fallback", {"model": "gpt-oss-2", "when": ["Failed"]}),
     ("kaos/routes.yaml", "local-any.names", ["local/*"]),
     ("kaos/routes.yaml", "local-any.engineModelName", "*"),
@@ -144,6 +160,41 @@ def test_what_becomes_of_it(case: str, path: str, value: Any) -> None:
         assert documents(case)["qwen3-30b-a3b-thinking"]["command"][-1] == '{{"enable_thinking": true}}'
         return
     assert reduce(step, path.split("."), documents(case)) == value
+
+
+@pytest.mark.parametrize(
+    ("regex", "patterns"),
+    [
+        (r".*\.(js|json|css)$", ["*.js", "*.json", "*.css"]),
+        (r"^/metrics$", ["/metrics"]),
+        (r"/assets/", ["*/assets/*"]),
+        (r"^/api/v1.*$", ["/api/v1*"]),
+        (r"\.(png)$", ["*.png"]),
+        (r"[a-z]+", []),
+        (r".*", []),
+    ],
+)
+def test_paths_that_load_nothing_become_shell_patterns(regex: str, patterns: list[str]) -> None:
+    assert shell_patterns(regex) == patterns
+
+
+def test_what_remains_of_a_configuration_of_llama_swap() -> None:
+    config = r"""
+upstream: {ignorePaths: ['.*\.(js|css)$', '[a-z]+'], ignorePath: x}
+models:
+  m:
+    cmd: serve ${PORT}
+    timeouts: {responseHeader: 60, connect: 5}
+    capabilities: {in: [text], reranker: true, context: 4096}
+"""
+    made = convert(config, "f", {})
+    space, model = [each["spec"] for each in yaml.safe_load_all(made.text) if each]
+    assert space["upstream"] == {"noLoadPaths": ["*.js", "*.css"]}
+    assert model["lifecycle"]["responseStartTimeout"] == "60s"
+    assert model["capabilities"] == ["rerank"]
+    assert model["metadata"] == {"capabilities": {"in": ["text"], "reranker": True, "context": 4096}}
+    told = {note.field for _, note in made.notes if note.kind == "no equivalent"}
+    assert told == {"upstream.ignorePaths", "upstream.ignorePath", "timeouts"}
 
 
 def test_a_service_without_a_model_is_told() -> None:

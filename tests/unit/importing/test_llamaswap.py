@@ -14,7 +14,7 @@ from hotseat.engines.custom import Custom
 from hotseat.importing import Imported, convert
 from hotseat.importing.groups import expand
 from hotseat.importing.models import labels
-from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, TOP_KEYS, TOP_LOST
+from hotseat.importing.reader import MODEL_KEYS, TOP_KEYS, TOP_LOST
 from hotseat.manifests import Manifest, ManifestErrors
 from hotseat.manifests.files import Text
 from hotseat.manifests.loading import load_texts
@@ -154,6 +154,8 @@ def test_a_fixed_port_stays_and_a_free_one_is_chosen_where_a_macro_asks_for_it()
     assert (spec["port"], notes) == (81, ["changed: proxy: its port is 81, so ${PORT} in cmd is 81 too"])
     spec, _ = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
     assert (spec["engine"], spec["url"]) == ("external", "http://10.0.0.1:80/v1")
+    _, notes = one("cmd: serve\nproxy: http://me@10.0.0.1:80/v1")
+    assert any(note.startswith("no equivalent: proxy: http://10.0.0.1:80/v1") for note in notes)
 
 
 def test_requests_to_sleep_and_to_wake_become_parking() -> None:
@@ -318,14 +320,14 @@ def test_whatever_has_no_equal_is_told() -> None:
     assert told == {
         "logLevel", "startPort", "logColours", "profiles.coding", "peers.cloud",
         "timeouts", "checkEndpoint", "cmdStop",
-        "sleepMode", "sleepEndpoints", "notYetKnown", "peers.box.filters",
+        "sleepMode", "sleepEndpoints", "notYetKnown",
     }  # fmt: skip
     assert all(str(note)[:40] in " ".join(made.text.replace("\n# ", " ").split()) for _, note in made.notes)
 
 
 def test_nothing_in_a_value_can_leave_its_comment() -> None:
     manifest, made = importing(
-        'models:\n  m:\n    cmd: x ${PORT}\n    later: "a\\nkind: Model"\n    timeouts: "b\\n---\\nx: y"\n'
+        'models:\n  m:\n    cmd: x ${PORT}\n    later: "a\\nkind: Model"\n    filters: {x: "b\\n---\\nx: y"}\n'
     )
     assert len(manifest.models) == 1
     assert "\nkind: Model\nmetadata" in made.text
@@ -397,7 +399,7 @@ def test_the_page_about_it_names_every_setting_and_its_example_is_taken() -> Non
         "wakeBody",
         "wakeTimeout",
     }
-    settings = MODEL_KEYS | TOP_KEYS | MODEL_LOST.keys() | TOP_LOST.keys()
+    settings = MODEL_KEYS | TOP_KEYS | TOP_LOST.keys()
     assert not [key for key in settings - parts - {"models", "routing", "hooks"} if f"`{key}`" not in page]
     example = page.partition("```yaml\n")[2].partition("```")[0]
     models = "".join(
