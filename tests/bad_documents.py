@@ -241,6 +241,17 @@ BAD: dict[str, tuple[Json, str, str]] = {
     # Engines.
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
+    "failover of another": (model(failoverUrls=["http://h"]), "spec.failoverUrls", "failoverUrls is for engine external only"),
+    "failover by TLS": (
+        model("external", url="http://h", failoverUrls=["https://h"]),
+        "spec",
+        "failoverUrls of engine external must be http://HOST:PORT",
+    ),
+    "retries of another": (model(retries={"attempts": 1}), "spec.retries", "retries is for engine external only"),
+    "circuit breaker of another": (model(circuitBreaker={}), "spec.circuitBreaker", "circuitBreaker is for engine external only"),
+    "retried status": (
+        model("external", url="http://h", retries={"statuses": [200]}), "spec.retries.statuses[0]", "greater than or equal to 400"
+    ),
     "external by TLS": (model("external", url="https://h"), "spec", "url of engine external must be http://HOST:PORT"),
     "external with a path": (model("external", url="http://h/v1"), "spec", "url of engine external must be http://HOST:PORT"),
     **{

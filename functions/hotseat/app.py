@@ -255,6 +255,7 @@ class App:
     def _read(self) -> Iterator[Reading]:
         """Yield the gauges for a scrape."""
         yield from gauges.of_requests(self.registry)
+        yield from gauges.of_upstreams(self.registry)
         yield from gauges.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)

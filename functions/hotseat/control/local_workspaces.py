@@ -195,7 +195,7 @@ class LocalWorkspaces(ModelRegistry):
         saves_prompts: Callable[[Model], bool] | None = None,
         prompt_room: int = 0,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(owner, events.emit)
         self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
         self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
         self.router = uuid.uuid4().hex[:8]
@@ -224,7 +224,9 @@ class LocalWorkspaces(ModelRegistry):
             for name, workspace in named.items():
                 self._handles[name].extend_limits(workspace, mine[name])
             self.events.add_shown_names({m.name: m.shown_name for m in models})
-            self._routes = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
+            servers = self.upstreams.update(models)
+            routes = [ModelRoute(m, self._handles[m.spec.workspace], servers.get(m.name)) for m in models]
+            self._routes = {name: route for route in routes for name in route.model.names}
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:

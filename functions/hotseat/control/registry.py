@@ -9,7 +9,9 @@ from hotseat.api.workspace import Workspace
 from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
+from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
+from hotseat.core.events import Emit
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -74,16 +76,22 @@ class ModelRoute:
 
     model: Model
     handle: WorkspaceHandle
+    servers: UpstreamServers | None = None  # None: it does not matter which of them fail
+
+
+def _ignore(_workspace: str, _epoch: int, _event: Emit) -> None:
+    pass
 
 
 class ModelRegistry:
     """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole.
 
-    The thread that `owner` names drives the gates of all Workspaces.
+    The thread that `owner` names drives the gates of all Workspaces. `emit` publishes events about servers of external Models.
     """
 
-    def __init__(self, owner: LoopOwner | None = None) -> None:
+    def __init__(self, owner: LoopOwner | None = None, emit: EmitEvent = _ignore) -> None:
         self.owner = LoopOwner() if owner is None else owner
+        self.upstreams = UpstreamRegistry(emit)
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
         self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes

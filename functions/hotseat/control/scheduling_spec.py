@@ -14,7 +14,7 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 # Fields that can change without a restart of the engine.
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
-    "fallback", "apis", "response_model_name", "loading",
+    "fallback", "apis", "response_model_name", "loading", "failover_urls", "retries", "circuit_breaker",
 }  # fmt: skip
 # Fields that say what is fetched before a load, and to where.
 _FETCHED: Mapping[str, bool | set[str]] = {

@@ -19,6 +19,11 @@ class External:
             problems.append(
                 f"url is {model.spec.url}; allowed is http://HOST:PORT (requests go to the same path there)"
             )
+        problems += [
+            f"failoverUrls has {url}; allowed is http://HOST:PORT (requests go to the same path there)"
+            for url in model.spec.failover_urls
+            if not re.fullmatch(r"http://[^/]+/?", url)
+        ]
         unused = {
             "command": model.spec.command,
             "args": model.spec.args,

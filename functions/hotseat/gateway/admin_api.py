@@ -194,6 +194,7 @@ def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[
             "pinned": handle.status(resident.model).pinned,
             "devices": list(resident.devices),
             "story": _story(resident),
+            "upstreams": [] if route is None or route.servers is None else route.servers.rows(),
         }
 
 

@@ -76,7 +76,7 @@ class FormRequest(InferenceRequest):
             super()._send(routed, raw)
             return
         call = relay.Call(
-            routed.pending_request.address,
+            routed.address,
             "POST",
             self._head.target,
             self._request.fields,
@@ -84,6 +84,7 @@ class FormRequest(InferenceRequest):
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             plain=self._response.begun,
             upload=self._upload,
+            judge=routed.judge,
         )
         exchange = relay.UploadExchange(
             self._inference.connections, call, self._sink(routed), self._relayed, routed.headers

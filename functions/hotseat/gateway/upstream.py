@@ -115,7 +115,7 @@ class UpstreamRequest(InferenceRequest):
         self._send(routed, self._sent)
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
-        head, request, address = self._upstream, self._request, routed.pending_request.address
+        head, request, address = self._upstream, self._request, routed.address
         call = relay.Call(
             address,
             request.method,
@@ -136,6 +136,8 @@ class UpstreamRequest(InferenceRequest):
 
 class UpstreamRouting(RoutedRequest):
     """The routing of a request to one Model and no other."""
+
+    repeatable = False  # it may be to do anything
 
     def _fallbacks(self) -> Iterator[tuple[ModelRoute, str]]:
         return iter(())

@@ -69,6 +69,8 @@ def _engines() -> Iterator[Rule]:
         )
     plain = r"!has(self.url) || self.url.matches(r'^http://[^/]+/?$')"
     yield for_engine("external", plain), "url of engine external must be http://HOST:PORT"
+    others = each("failoverUrls", r"^http://[^/]+/?$", matches=True)
+    yield for_engine("external", others), "failoverUrls of engine external must be http://HOST:PORT"
     for field in ("command", "args", "env"):
         nothing = f"!has(self.{field}) || size(self.{field}) == 0"
         yield for_engine("external", nothing), f"engine external starts nothing, so {field} has no meaning"
@@ -93,6 +95,12 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ("ModelSpec", ""): (
         ("self.engine != 'external' || has(self.url)", "engine external needs url"),
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
+        (
+            "self.engine == 'external' || !has(self.failoverUrls) || size(self.failoverUrls) == 0",
+            "failoverUrls is for engine external only",
+        ),
+        ("self.engine == 'external' || !has(self.retries)", "retries is for engine external only"),
+        ("self.engine == 'external' || !has(self.circuitBreaker)", "circuitBreaker is for engine external only"),
         (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
         ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
         ("self.scheduling.replicas == 1 || !has(self.port)", "replicas cannot share a fixed port: leave port out"),

@@ -1,6 +1,7 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
@@ -10,7 +11,7 @@ from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.gauges import of_requests, with_shown_names
+from hotseat.gateway.gauges import of_requests, of_upstreams, with_shown_names
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
@@ -85,7 +86,8 @@ class RouterApp:
             self._request_log.close()
 
     def _gauges(self) -> Iterator[Reading]:
-        yield from with_shown_names(of_requests(self.registry), self._events.shown_name)
+        own = chain(of_requests(self.registry), of_upstreams(self.registry))
+        yield from with_shown_names(own, self._events.shown_name)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
     def _workspace_changed(self, change: Change, workspace: Json) -> None:

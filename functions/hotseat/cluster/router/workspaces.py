@@ -170,7 +170,7 @@ class RemoteWorkspaces(ModelRegistry):
         events: EventLog,
         owner: LoopOwner | None = None,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(owner, events.emit)
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self.pod, self.switcher_client, self.forget, self.events = pod, switcher_client, forget, events
 
@@ -215,9 +215,11 @@ class RemoteWorkspaces(ModelRegistry):
         """Route all names to where their Models are now. A name that two Models claim belongs to the older one."""
         routes: dict[str, ModelRoute] = {}
         there = [(handle, model) for handle in self._handles.values() if not handle.retired for model in handle.models]
+        servers = self.upstreams.update(model for _, model in there)
         for handle, model in sorted(there, key=lambda each: (each[0].created.get(each[1].name, ""), each[1].name)):
+            route = ModelRoute(model, handle, servers.get(model.name))
             for name in model.names:
-                routes.setdefault(name, ModelRoute(model, handle))
+                routes.setdefault(name, route)
         self._routes = routes
 
 
