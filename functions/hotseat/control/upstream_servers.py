@@ -106,7 +106,11 @@ class UpstreamServers:
         server.known_as_failed = failed
         if failed:
             rest = server.allows_at(now := self._clock()) - now
-            data = {"url": server.url, "message": server.problem, "retry_after": rest if isfinite(rest) else None}
+            data = {
+                "url": server.url,
+                "message": server.problem,
+                "retry_after": round(rest, 3) if isfinite(rest) else None,
+            }
             self._emit(Emit("model.upstream_failed", self.model, data))
         else:
             self._emit(Emit("model.upstream_recovered", self.model, {"url": server.url}))
