@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -98,6 +98,7 @@ class Document(BaseModel):
     """The base class of all parts of documents: camelCase outside, no unknown fields, immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    local_paths: ClassVar[tuple[str, ...]] = ()  # fields that are paths on this machine
 
 
 # What a cluster writes into the metadata of its objects.

@@ -115,6 +115,8 @@ def _unknown_field(entry: Entry, path: Path) -> Problem:
 
 def _found(entry: Entry, path: Path, value: Any) -> str:
     """Return the value for a message, with the text of the file if YAML reads it as something else."""
+    if fields.is_secret(DOCUMENTS[entry.kind], path):
+        return "a value that is not shown"
     written = entry.tree.written((*entry.base, *path))
     text = shown(value)
     if not isinstance(value, int | float) or written is None or written == text:
@@ -142,6 +144,8 @@ def _suggestion(entry: Entry, detail: ErrorDetails, error: object) -> str:
     value, kind = detail["input"], detail["type"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     hint = ""
+    if fields.is_secret(DOCUMENTS[entry.kind], detail["loc"]):
+        return "put it in quotes" if number else ""
     if isinstance(error, Unreadable):
         hint = f"did you mean {value}s?" if number and "duration" in str(error) else _unit(str(value))
     elif kind.startswith("string") and (number or isinstance(value, bool)):

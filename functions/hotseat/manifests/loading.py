@@ -1,12 +1,14 @@
 """`load`: from files to a consistent Manifest, or to all problems."""
 
+import operator
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from hotseat.api.model import Model
-from hotseat.api.types import Metadata
+from hotseat.api.types import Document, Metadata
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests.checks import Plugins, check, workspace_of
 from hotseat.manifests.entries import Entry, entries
@@ -86,8 +88,13 @@ def _manifest(found: list[Entry], texts: tuple[Text, ...]) -> Manifest:
         if isinstance(entry.document, Model):
             spec = entry.document.spec
             own = {"workspace": workspace_of(entry, workspaces), "source": _absolute(spec.source, entry.folder)}
-            models.append(entry.document.model_copy(update={"spec": spec.model_copy(update=own)}))
-    stated = tuple(entry.document for entry in workspaces if isinstance(entry.document, Workspace))
+            spec = with_absolute_paths(spec.model_copy(update=own), entry.folder)
+            models.append(entry.document.model_copy(update={"spec": spec}))
+    stated = tuple(
+        with_absolute_paths(entry.document, entry.folder)
+        for entry in workspaces
+        if isinstance(entry.document, Workspace)
+    )
     return Manifest(tuple(models), stated or (Workspace(metadata=Metadata(name=DEFAULT_WORKSPACE)),), texts)
 
 
@@ -98,3 +105,25 @@ def _absolute(source: str | None, folder: Path) -> str | None:
     path = source.removeprefix("file://")
     absolute = os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111 - resolve() follows links
     return f"file://{absolute}" if source.startswith("file://") else absolute
+
+
+D = TypeVar("D", bound=Document)
+
+
+def with_absolute_paths(part: D, folder: Path) -> D:
+    """Return a part of a document with its `local_paths` absolute: relative ones are relative to the document's folder."""
+    own: dict[str, Any] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Document):
+            changed: Any = with_absolute_paths(value, folder)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Document):
+            each = tuple(with_absolute_paths(item, folder) for item in value)
+            changed = value if all(map(operator.is_, each, value)) else each
+        elif isinstance(value, str) and name in part.local_paths:
+            changed = os.path.abspath(folder / os.path.expanduser(value))  # noqa: PTH100, PTH111 - links are kept
+        else:
+            continue
+        if changed is not value:
+            own[name] = changed
+    return part.model_copy(update=own) if own else part

@@ -46,6 +46,12 @@ def part_at(owner: type[Document], path: tuple[str | int, ...]) -> type[Document
     return part
 
 
+def is_secret(owner: type[Document], path: tuple[str | int, ...]) -> bool:
+    """Whether the value at a path must not be shown: it is a field without a repr."""
+    part = part_at(owner, path[:-1])
+    return part is not None and any(info.alias == path[-1] and not info.repr for info in part.model_fields.values())
+
+
 def names(owner: type[Document]) -> list[str]:
     """Return the names of a class's own fields, as in documents."""
     return [info.alias or "" for info in owner.model_fields.values()]
