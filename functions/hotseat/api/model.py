@@ -63,6 +63,8 @@ class Fallback(Document):
 
 
 PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
+PEER: Final = "hotseat.dev/peer"  # annotation of a Model that hotseat makes for one of a peer: the name of the peer
+PEER_HEADER: Final = "X-Hotseat-Peer"  # of requests that a hotseat sends to its peers
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
 
 
@@ -514,6 +516,11 @@ class Model(Document):
     def shown_name(self) -> str:
         """Return the name that clients and people are shown."""
         return self.spec.names[0] if self.spec.names else self.metadata.name
+
+    @property
+    def peer(self) -> str | None:
+        """Return the name of the peer whose model it is. None: it is of a document."""
+        return self.metadata.annotations.get(PEER)
 
     @property
     def names(self) -> tuple[str, ...]:

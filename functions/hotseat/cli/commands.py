@@ -89,6 +89,8 @@ def ps(ctx: click.Context, output: str) -> None:
         text += "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
+    if body.get("peers"):
+        text += "\n\n" + table(PEER_HEADERS, [_peer_row(row) for row in body["peers"]])
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -129,6 +131,13 @@ def _available(row: Row) -> str:
     servers = row.get("upstreams") or ()
     there = sum(each["available"] for each in servers)
     return "" if there == len(servers) else f",{there}/{len(servers)} servers"
+
+
+PEER_HEADERS = ["PEER", "WORKSPACE", "MODELS", "URL", "PROBLEM"]
+
+
+def _peer_row(row: Row) -> list[str]:
+    return [row["name"], row["workspace"], str(row["models"]), row["url"], row["problem"]]
 
 
 UPSTREAM_HEADERS = ["UPSTREAM", "MODEL", "CIRCUIT", "HEALTHY", "RETRY-IN", "PROBLEM"]

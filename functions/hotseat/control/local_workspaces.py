@@ -12,7 +12,7 @@ from hotseat.api.workspace import Workspace
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
 from hotseat.control.owner import LoopOwner
-from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.control.registry import ModelRegistry
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
 from hotseat.control.stats_file import StatsFile
@@ -195,9 +195,9 @@ class LocalWorkspaces(ModelRegistry):
         saves_prompts: Callable[[Model], bool] | None = None,
         prompt_room: int = 0,
     ) -> None:
-        super().__init__(owner, events.emit)
+        super().__init__(owner, events.emit, forget)
         self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
-        self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
+        self.runtime, self.events, self.clock, self.stats_file = runtime, events, clock, stats_file
         self.router = uuid.uuid4().hex[:8]
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory
         self._lock = threading.Lock()
@@ -224,9 +224,7 @@ class LocalWorkspaces(ModelRegistry):
             for name, workspace in named.items():
                 self._handles[name].extend_limits(workspace, mine[name])
             self.events.add_shown_names({m.name: m.shown_name for m in models})
-            servers = self.upstreams.update(models)
-            routes = [ModelRoute(m, self._handles[m.spec.workspace], servers.get(m.name)) for m in models]
-            self._routes = {name: route for route in routes for name in route.model.names}
+            self._route([(m, self._handles[m.spec.workspace]) for m in models], list(named.values()))
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:
@@ -288,6 +286,9 @@ class LocalWorkspaces(ModelRegistry):
             raise
         self._handles = handles
 
+    def _show_names(self, models: Iterable[Model]) -> None:
+        self.events.add_shown_names({model.name: model.shown_name for model in models})
+
     # GPUs -------------------------------------------------------------------------------------------------------------
 
     def _assigned(self, named: Container[str]) -> dict[str, tuple[str, ...]]:
@@ -342,8 +343,9 @@ class LocalWorkspaces(ModelRegistry):
     def drain(self) -> None:
         """Refuse queued requests and accept no more. Requests in flight go on."""
         self._closing = True
-        for handle in self._handles.values():
-            handle.gate.close()
+        self.peers.close()
+        for gate in self.gates:
+            gate.close()
         self.events.close()
 
     def close(self, timeout: float) -> None:
@@ -356,6 +358,6 @@ class LocalWorkspaces(ModelRegistry):
         emptied = [handle.scheduler.stop(max(0.0, end - self.clock())) for handle in handles]
         if not all(emptied):
             log.warning("some engines did not stop within %.0f s; killing them", timeout)
-        for handle in handles:
-            handle.gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
+        for gate in self.gates:
+            gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
         self.runtime.close()

@@ -176,6 +176,10 @@ class UpstreamRegistry:
             self._clock,
         )
 
+    def urls(self) -> set[str]:
+        """Return the URLs of all servers."""
+        return {server.url for servers in self.all() for server in servers.servers}
+
     def all(self) -> list[UpstreamServers]:
         """Return the servers by Model."""
         return [servers for _, servers in self._known.values()]

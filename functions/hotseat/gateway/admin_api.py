@@ -88,6 +88,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
             prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
+            peers=registry.peers.rows(),
         )
 
     @blueprint.get("/api/queue")

@@ -224,21 +224,29 @@ class RoutedRequest:
     @property
     def judge(self) -> Callable[[ResponseHead], HotseatError | None] | None:
         """Return what finds out whether an answer is for the client, or the request is sent again."""
-        return None if self.attempts is None or not self.repeatable else self._judge
+        return None if self.attempts is None else self._judge
 
     def _judge(self, head: ResponseHead) -> HotseatError | None:
         assert self.attempts is not None  # noqa: S101
         now, fallback = time.monotonic(), self.route.model.spec.fallback
         falls_back = fallback is not None and Reason.FAILED in fallback.when and any(self._fallbacks())
-        return self.attempts.answered(head, now, self._rest(now), falls_back=falls_back)
+        error = self.attempts.answered(head, now, self._rest(now), repeatable=self.repeatable)
+        return error if error is not None and (error.pause is not None or falls_back) else None
 
     def choose_server(self) -> bool:
-        """Choose the server for a dispatched request. Return False if another Model has it instead. Raise Unavailable if none can.
+        """Choose the server for a dispatched request. Return False if another Model has it instead.
+
+        Raise Unavailable if none can be sent a request, and UnknownModel for a request of a peer for a model of a peer: it could go on
+        in a circle.
 
         Call it for a Model with `servers` only.
         """
         servers, now = self.route.servers, time.monotonic()
         assert servers is not None  # noqa: S101
+        if self.options.from_peer and self.route.model.peer is not None:
+            raise UnknownModel(
+                f"The model `{self.route.model.shown_name}` is of a peer, and is not served to peers.", param="model"
+            )
         attempts = self.attempts = self.attempts or UpstreamAttempts(servers)
         if attempts.choose(now):
             return True

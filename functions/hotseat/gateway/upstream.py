@@ -126,6 +126,7 @@ class UpstreamRequest(InferenceRequest):
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             upgrade=request.upgrade,
+            judge=routed.judge,
             rewrite=lambda fields: rewritten(fields, head.prefix, address, sandboxed=head.sandboxed),
         )
         exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)

@@ -56,10 +56,11 @@ class UpstreamAttempts:
         message = f"No server of this model can be sent a request now. {self.servers.problem()}"
         return Unavailable(message, code="upstream_unavailable", retry_after=max(1.0, rest) if isfinite(rest) else 5.0)
 
-    def answered(self, head: ResponseHead, now: float, rest: float, *, falls_back: bool) -> HotseatError | None:
-        """Handle the head of an answer. Return an error if the answer is not for the client, because the request is sent again.
+    def answered(self, head: ResponseHead, now: float, rest: float, *, repeatable: bool) -> UpstreamRejected | None:
+        """Handle the head of an answer. Return an error if it has a status after which the request is sent again.
 
-        REST is how long the request may still take in seconds; inf: it has no limit. FALLS_BACK: another Model may answer instead.
+        REST is how long the request may still take in seconds; inf: it has no limit. `pause` of the error is None if there is no
+        further attempt: then the answer is for the client, unless another Model answers.
         """
         if head.code not in self.servers.retries.statuses:
             self._succeed()
@@ -69,9 +70,11 @@ class UpstreamAttempts:
             self._fail(text)
         else:
             self._succeed()
+        if not repeatable:
+            return None
         error = UpstreamRejected(text, retry_after=_retry_after(head))
         error.pause = self._pause(error, now, rest, f"status_{head.code}")
-        return error if error.pause is not None or falls_back else None
+        return error
 
     def failed(self, error: HotseatError, now: float, rest: float, *, repeatable: bool) -> float | None:
         """Handle the failure of an attempt. Return the seconds after which the request is sent again. None: it is not.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from hotseat.api.model import PEER_HEADER
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Loading, Tenants
 from hotseat.core.errors import BadRequest, shortened
@@ -23,13 +24,14 @@ class WaitOptions:
 
     Times are seconds from the arrival of the request. None means no limit. `max_wait` limits the time in the
     queue. `timeout` is the time after which the client has no use for an answer: a request that cannot meet
-    it is refused immediately.
+    it is refused immediately. `from_peer`: another hotseat has sent it here.
     """
 
     tenant: str = ""
     priority: int = 0
     max_wait: float | None = None
     timeout: float | None = None
+    from_peer: bool = False
 
     @property
     def limit(self) -> float | None:
@@ -43,7 +45,11 @@ NO_LIMITS = WaitOptions()
 def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> WaitOptions:
     """Read the headers, by lower-case name, of a request with the key named `key`. Raise BadRequest if a header is invalid."""
     return WaitOptions(
-        _tenant(headers, tenants, key), _priority(headers), _seconds(headers, MAX_WAIT), _seconds(headers, TIMEOUT)
+        _tenant(headers, tenants, key),
+        _priority(headers),
+        _seconds(headers, MAX_WAIT),
+        _seconds(headers, TIMEOUT),
+        _header(headers, PEER_HEADER) is not None,
     )
 
 

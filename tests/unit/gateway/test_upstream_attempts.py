@@ -47,7 +47,8 @@ class World:
 
     def answer(self, attempts: UpstreamAttempts, code: int, rest: float = INF, *fields: str) -> Any:
         """None: the answer is for the client. Otherwise the error."""
-        return attempts.answered(head(code, *fields), self.now, rest, falls_back=False)
+        error = attempts.answered(head(code, *fields), self.now, rest, repeatable=True)
+        return error if error is not None and error.pause is not None else None
 
     def events(self) -> list[str]:
         return [each.type.removeprefix("model.upstream_") for each in self.emitted]
@@ -200,6 +201,15 @@ def test_what_may_do_anything_is_sent_again_only_if_no_server_has_received_it() 
         attempts = world.attempts()
         world.send(attempts)
         assert attempts.failed(error, world.now, INF, repeatable=False) == pause
+
+
+def test_answers_to_what_may_do_anything_are_all_for_the_client_and_count() -> None:
+    world = World(failoverUrls=[B], circuitBreaker={"failureThreshold": 2})
+    for code, failures in ((503, 1), (200, 0), (503, 1)):
+        attempts = world.attempts()
+        world.send(attempts)
+        assert attempts.answered(head(code), world.now, INF, repeatable=False) is None
+        assert world.servers.servers[0].breaker.failures == failures
 
 
 def test_errors_that_are_not_of_a_server_are_not_held_against_it() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
-from hotseat.api.model import Capability
+from hotseat.api.model import PEER_HEADER, Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import NotFound, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
@@ -45,7 +45,12 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     @blueprint.get("/v1/models")
     @documented("List the Models")
     def models() -> Response:
-        listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
+        from_peer = PEER_HEADER in request.headers
+        listed = [
+            describe(route, started)
+            for route in registry.routes().values()
+            if not route.model.spec.unlisted and not (from_peer and route.model.peer is not None)
+        ]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
@@ -75,7 +80,8 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "id": model.shown_name,
         "object": "model",
         "created": int(started),
-        "owned_by": "hotseat",
+        "owned_by": model.peer or "hotseat",
+        "peer": model.peer,
         "names": list(model.names),
         "metadata_name": model.name,
         "capabilities": list(spec.capabilities),
