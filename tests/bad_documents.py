@@ -242,18 +242,43 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
     "failover of another": (model(failoverUrls=["http://h"]), "spec.failoverUrls", "failoverUrls is for engine external only"),
-    "failover by TLS": (
-        model("external", url="http://h", failoverUrls=["https://h"]),
+    "failover with a password": (
+        model("external", url="http://h", failoverUrls=["http://u:p@h"]),
         "spec",
-        "failoverUrls of engine external must be http://HOST:PORT",
+        "failoverUrls has a URL of a form that is not allowed",
     ),
     "retries of another": (model(retries={"attempts": 1}), "spec.retries", "retries is for engine external only"),
     "circuit breaker of another": (model(circuitBreaker={}), "spec.circuitBreaker", "circuitBreaker is for engine external only"),
     "retried status": (
         model("external", url="http://h", retries={"statuses": [200]}), "spec.retries.statuses[0]", "greater than or equal to 400"
     ),
-    "external by TLS": (model("external", url="https://h"), "spec", "url of engine external must be http://HOST:PORT"),
-    "external with a path": (model("external", url="http://h/v1"), "spec", "url of engine external must be http://HOST:PORT"),
+    "external with a password": (model("external", url="http://u:p@h"), "spec", "url has a form that is not allowed"),
+    "external with a fragment": (model("external", url="http://h/v1#x"), "spec", "url has a form that is not allowed"),
+    "TLS without https": (model("external", url="http://h", tls={"serverName": "h"}), "spec.tls", "tls is set, but url does not begin with https://"),
+    "TLS of another": (model(tls={"insecureSkipVerify": True}), "spec.tls", "tls is for engine external only"),
+    "mock response of another": (model(mockResponse="x"), "spec.mockResponse", "mockResponse is for engine external only"),
+    "mock response by request of another": (
+        model(allowMockResponse=True), "spec.allowMockResponse", "allowMockResponse is for engine external only"
+    ),
+    "key without a source": (model(engineKey={}), "spec.engineKey", "exactly one of value, env, file and secret must be set"),
+    "key with two sources": (
+        model(engineKey={"env": "A", "file": "b"}), "spec.engineKey", "exactly one of value, env, file and secret must be set"
+    ),
+    "key in a header of ours": (model(engineKey={"header": "Host", "env": "A"}), "spec.engineKey.header", "is set by hotseat itself"),
+    "header without a value": (
+        model(headers=[{"name": "A"}]), "spec.headers[0]", "exactly one of value, env, file and secret must be set"
+    ),
+    "header of ours": (
+        model(headers=[{"name": "content-length", "value": "1"}]), "spec.headers[0].name", "is set by hotseat itself"
+    ),
+    "header twice": (
+        model(headers=[{"name": "A", "value": "1"}, {"name": "a", "value": "2"}]), "spec.headers", "is set twice, by headers or engineKey"
+    ),
+    "header of the key": (
+        model(engineKey={"env": "A"}, headers=[{"name": "authorization", "value": "1"}]),
+        "spec.headers",
+        "is set twice, by headers or engineKey",
+    ),
     **{
         f"external with {field}": (
             model("external", url="http://h", **{field: value}),
@@ -323,6 +348,18 @@ BAD: dict[str, tuple[Json, str, str]] = {
 }  # fmt: skip
 
 GOOD: dict[str, Json] = {
+    "all of an upstream": model(
+        "external",
+        names=["openai/*"],
+        engineModelName="*",
+        url="https://h:8443/v1?api-version=1",
+        engineKey={"secret": {"name": "team", "key": "openai.key"}, "header": "api-key"},
+        headers=[{"name": "OpenAI-Organization", "value": "o"}, {"name": "X-Key", "file": "key"}],
+        tls={"caFile": "ca.pem", "serverName": "api.example.com", "insecureSkipVerify": False},
+        allowMockResponse=True,
+        lifecycle={"responseStartTimeout": "0s", "responseStartTimeouts": {"chat": "5m", "embedding": "0s"}},
+    ),
+    "a mock response": model("external", mockResponse=""),
     "all of vllm": vllm(
         vllm={
             "toolCallParser": "hermes", "reasoningParser": "", "tensorParallelSize": 2, "maxModelLen": 512,

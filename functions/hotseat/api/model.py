@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
+from hotseat.api.engine_access import EngineHeader, EngineKey, ResponseStartTimeouts, Tls
 from hotseat.api.resilience import CircuitBreaking, Retries
 from hotseat.api.types import (
     API_VERSION,
@@ -212,10 +213,15 @@ class Lifecycle(Document):
     drain_timeout: Duration = Field(
         default=120.0, description="Time for requests in flight to finish before the engine is stopped."
     )
-    response_start_timeout: Duration = Field(
-        default=0.0,
-        description="Maximum time from the dispatch of a request to the start of its answer. After that the "
-        "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete.",
+    response_start_timeout: Duration | None = Field(
+        default=None,
+        description="Maximum time from when a request is sent to the engine to the first byte of its answer. After that the "
+        "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete. Once it has started there "
+        "is no limit. Unset: no limit; engine external: 300s, but embeddings and reranking 60s, speech 120s, transcriptions 600s.",
+    )
+    response_start_timeouts: ResponseStartTimeouts = Field(
+        default=ResponseStartTimeouts(),
+        description="The same for kinds of requests, instead of responseStartTimeout. `0s`: no limit.",
     )
     connect_timeout: Duration = Field(
         default=0.0,
@@ -319,22 +325,53 @@ class ModelSpec(Document):
     names: tuple[ModelName, ...] = Field(
         default=(),
         max_length=100,
-        description="Names that clients may send as `model`, beside metadata.name: any text. The first is the name that /v1/models, "
-        "events, metrics and the CLI show; without one that is metadata.name.",
+        description="Names that clients may send as `model`, beside metadata.name: any text. One `*` in a name stands for any text, as in "
+        "`openai/*`. A name without `*` goes before one with it, and a longer one before a shorter. The first name without `*` is the one "
+        "that /v1/models, events, metrics and the CLI show; without one that is metadata.name.",
     )
     engine_model_name: str | None = Field(
         default=None,
-        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name; engine "
+        "external: the name that the client sent. Engine external: `*` is replaced by what `*` stands for in the name that the client "
+        "sent, so `*` removes the `openai/` of `openai/*`.",
     )
     response_model_name: ResponseModelName = Field(
         default=ResponseModelName.ENGINE,
         description="What `model` is in the answers of the engine. Engine: what the engine writes there. Client: the name that the "
         "client sent. Compressed answers are not changed.",
     )
+    mock_response: str | None = Field(
+        default=None,
+        max_length=65536,
+        validate_default=True,
+        description="Text with which hotseat itself answers all requests, without a server (engine external). Streams, translated APIs, "
+        "embeddings, reranking, transcriptions and moderations are answered in their form.",
+    )
+    allow_mock_response: bool = Field(
+        default=False,
+        validate_default=True,
+        description="Engine external: a request with a text in `mock_response` is answered by hotseat itself with that text.",
+    )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
         default=None,
         validate_default=True,
-        description="Base URL of a server that is already running (engine external).",
+        description="Base URL of a server that is already running (engine external): http:// or https://. A path in it goes before the "
+        "path of the request. With a version in it, such as `https://api.example.com/v1`, it stands for `/v1` of the request. "
+        "A query is added to that of the request.",
+    )
+    engine_key: EngineKey | None = Field(
+        default=None,
+        description="Key that hotseat sends to the engine or upstream with each request and health check. Clients' own keys are "
+        "never passed on. Engines get it in the environment too: llamacpp as LLAMA_API_KEY, vllm as VLLM_API_KEY, custom "
+        "as ENGINE_API_KEY.",
+    )
+    headers: tuple[EngineHeader, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Headers that hotseat adds to each request for the engine or upstream.",
+    )
+    tls: Tls | None = Field(
+        default=None, validate_default=True, description="TLS towards an upstream with https (engine external)."
     )
     failover_urls: tuple[Annotated[str, Field(pattern=URL_PATTERN, max_length=2048)], ...] = Field(
         default=(),
@@ -435,7 +472,7 @@ class ModelSpec(Document):
     @classmethod
     def _url_is_for_external(cls, url: str | None, info: ValidationInfo) -> str | None:
         engine = info.data.get("engine")
-        if engine == "external" and url is None:
+        if engine == "external" and url is None and info.data.get("mock_response") is None:
             raise ValueError("engine external needs url")
         if engine is not None and engine != "external" and url is not None:
             raise ValueError("url is for engine external only")
@@ -448,6 +485,31 @@ class ModelSpec(Document):
         if value and engine is not None and engine != "external":
             raise ValueError(f"{to_camel(info.field_name or '')} is for engine external only")
         return value
+
+    @field_validator("mock_response", "allow_mock_response")
+    @classmethod
+    def _mock_is_for_external(cls, mock: str | bool | None, info: ValidationInfo) -> str | bool | None:
+        if mock not in (None, False) and info.data.get("engine", "external") != "external":
+            raise ValueError(f"{to_camel(info.field_name or '')} is for engine external only")
+        return mock
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_set_once(cls, headers: tuple[EngineHeader, ...], info: ValidationInfo) -> tuple[EngineHeader, ...]:
+        key = info.data.get("engine_key")
+        names = [header.name.lower() for header in headers] + ([] if key is None else [key.header.lower()])
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the header {', '.join(doubled)} is set twice, by headers or engineKey")
+        return headers
+
+    @field_validator("tls")
+    @classmethod
+    def _tls_is_for_https(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        if tls is not None and not (info.data.get("url") or "https://").startswith("https://"):
+            raise ValueError("tls is set, but url does not begin with https://")
+        if tls is not None and info.data.get("engine", "external") != "external":
+            raise ValueError("tls is for engine external only")
+        return tls
 
     @field_validator("command")
     @classmethod
@@ -515,7 +577,10 @@ class Model(Document):
     @property
     def shown_name(self) -> str:
         """Return the name that clients and people are shown."""
-        return self.spec.names[0] if self.spec.names else self.metadata.name
+        for name in self.spec.names:
+            if "*" not in name:
+                return name
+        return self.metadata.name
 
     @property
     def peer(self) -> str | None:
@@ -526,6 +591,11 @@ class Model(Document):
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
         return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+
+    @property
+    def is_external(self) -> bool:
+        """Whether hotseat neither starts nor stops its engine."""
+        return self.spec.engine == "external"
 
     @property
     def engine_model_name(self) -> str:

@@ -1,6 +1,7 @@
 """A secret value in a document: stated, or where it is. Pure: `hotseat.secret_values` reads it."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -45,3 +46,15 @@ class SecretValue(Document):
         if sum(source is not None for source in sources) != 1:
             raise ValueError("exactly one of value, env, file and secret must be set")
         return self
+
+
+def secrets_of(part: Any) -> Iterator[SecretValue]:
+    """Yield all secret values in a document, or in a part of one."""
+    if isinstance(part, SecretValue):
+        yield part
+    elif isinstance(part, Document):
+        for name in type(part).model_fields:
+            yield from secrets_of(getattr(part, name))
+    elif isinstance(part, tuple):
+        for item in part:
+            yield from secrets_of(item)

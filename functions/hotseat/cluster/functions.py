@@ -61,6 +61,8 @@ VARIABLES = {
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
+    "HOTSEAT_SECRETS_DIR": "Folder below which the Secrets of upstreams are mounted, as NAME/KEY (`engineKey.secret` of a Model). The "
+    "router and the switcher need it.",
     "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own "
     "(default: the image of the switcher's own pod).",
     "HOTSEAT_POD_NAME": "Name of the function's own pod (default: the host name, which is the pod's name unless the pod "

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotseat.api.model import Model
@@ -13,12 +13,14 @@ from hotseat.control.peer_workspace import PeerWorkspace
 from hotseat.control.peers import Peers
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
+from hotseat.control.wildcards import Wildcards
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.events import Emit
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.engines.access import EngineAccess, access_of
 
 NEAR = 3  # Models that are suggested for an unknown name
 
@@ -80,6 +82,10 @@ class ModelRoute:
     model: Model
     handle: WorkspaceHandle
     servers: UpstreamServers | None = None  # None: it does not matter which of them fail
+    access: EngineAccess | None = field(init=False, repr=False, compare=False)  # None: requests are sent as they are
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "access", access_of(self.model))
 
 
 def _ignore(_workspace: str, _epoch: int, _event: Emit) -> None:
@@ -111,6 +117,7 @@ class ModelRegistry:
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
         self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes
+        self._wildcards: tuple[Mapping[str, ModelRoute], Wildcards] | None = None  # of these routes
         self._begun = False
         self._closing = False
 
@@ -164,7 +171,7 @@ class ModelRegistry:
 
     def find(self, name: str) -> ModelRoute:
         """Return the route of NAME. Raise UnknownModel if no Model has it."""
-        route = self._routes.get(name)
+        route = self._routes.get(name) or self._wildcard(name)
         if route is None:
             near = ", ".join(f"`{shortened(each)}`" for each in self._near_names(name))
             meant = f" Did you mean {near}?" if near else ""
@@ -173,6 +180,14 @@ class ModelRegistry:
                 param="model",
             )
         return route
+
+    def _wildcard(self, name: str) -> ModelRoute | None:
+        """Return the route of the longest name with a `*` that NAME has the form of."""
+        routes, known = self._routes, self._wildcards
+        if known is None or known[0] is not routes:
+            known = self._wildcards = (routes, Wildcards(routes))
+        found = known[1].find(name)
+        return None if found is None else routes[found]
 
     def _near_names(self, name: str) -> list[str]:
         """Return names that are similar to an unknown one, of as many listed Models, the most similar first."""

@@ -10,11 +10,13 @@ from hotseat.core.admission.messages import Limits, LimitsChanged
 from hotseat.core.policy.api import Capacity, Claim
 from hotseat.core.policy.groups import Group, Groups
 from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.engines.access import MOCK_ADDRESS
 
 # Fields that can change without a restart of the engine.
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
-    "fallback", "apis", "response_model_name", "loading", "failover_urls", "retries", "circuit_breaker",
+    "fallback", "apis", "response_model_name", "loading", "headers", "tls", "mock_response", "allow_mock_response",
+    "failover_urls", "retries", "circuit_breaker",
 }  # fmt: skip
 # Fields that say what is fetched before a load, and to where.
 _FETCHED: Mapping[str, bool | set[str]] = {
@@ -30,6 +32,7 @@ _SOFT_PARTS = {
         "preload",
         "schedule",
         "response_start_timeout",
+        "response_start_timeouts",
     },
     "cache": {"on_delete", "while_absent"},
 }
@@ -72,7 +75,7 @@ def scheduling_spec_of(
         drain_timeout=lifecycle.drain_timeout,
         stop_timeout=lifecycle.stop_timeout,
         preload=lifecycle.preload,
-        external=spec.url if spec.engine == "external" else None,
+        external=(spec.url or MOCK_ADDRESS) if model.is_external else None,
         fingerprint=fingerprint(model) if known_fingerprint is None else known_fingerprint,
         weights=_weights(model),
         problem=problem,

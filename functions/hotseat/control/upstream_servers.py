@@ -13,10 +13,13 @@ from hotseat.api.resilience import CircuitBreaking, Retries
 from hotseat.core.circuit_breaker import CircuitBreaker, CircuitState
 from hotseat.core.events import Emit
 from hotseat.core.messages import EXTERNAL_EPOCH
+from hotseat.engines.access import access_of
 
 Clock = Callable[[], float]
 EmitEvent = Callable[[str, int, Emit], None]  # Workspace, epoch, event
-_CONFIG: Any = {"engine", "url", "failover_urls", "retries", "circuit_breaker", "health", "workspace"}
+_CONFIG: Any = {
+    "url", "failover_urls", "retries", "circuit_breaker", "health", "workspace", "lifecycle", "engine_key", "headers", "tls",
+}  # fmt: skip
 
 
 class UpstreamServer:
@@ -45,6 +48,7 @@ class UpstreamServers:
         """`on_retry` is called with the reason of each retry."""
         spec = model.spec
         assert spec.url is not None  # noqa: S101 - it is external
+        self.access = access_of(model)
         self.model, self.health = model.name, spec.health if spec.health.path and spec.health.period else None
         self.retries = spec.retries or Retries(attempts=len(spec.failover_urls))
         self.holds = spec.lifecycle.connect_timeout > 0  # a server that refuses connections may be about to start
@@ -161,7 +165,7 @@ class UpstreamRegistry:
         known: dict[str, tuple[object, UpstreamServers]] = {}
         for model in models:
             if needs_servers(model.spec):
-                config = model.spec.model_dump(include={*_CONFIG, "lifecycle"}), model.name
+                config = model.spec.model_dump(include=_CONFIG), model.name
                 last = self._known.get(model.name)
                 known[model.name] = last if last is not None and last[0] == config else (config, self._new(model))
         self._known = known

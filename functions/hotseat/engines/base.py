@@ -82,6 +82,7 @@ class Engine(Protocol):
     def fetches(self, model: Model) -> bool:
         """Whether hotseat must fetch the weights before a start."""
 
+    # An engine that asks for a key which it gets in its environment says in which variable: `key_variable: str`.
     # An engine that has other APIs than OpenAI's says which: `apis: Set[Api]`.
     # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
     # `cannot_sleep: str`.

@@ -17,6 +17,7 @@ class Custom:
 
     name = "custom"
     cannot_sleep = "only you know how"
+    key_variable = "ENGINE_API_KEY"
 
     def check(self, model: Model) -> list[str]:
         """Return unknown fields and unpaired braces."""

@@ -2,6 +2,7 @@
 
 import re
 
+from hotseat.api.engine_access import UPSTREAM_URL
 from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Launch, Placement
 
@@ -14,16 +15,14 @@ class External:
 
     def check(self, model: Model) -> list[str]:
         """Return a missing url, and fields that only a process of hotseat could use."""
-        problems = [] if model.spec.url else ["engine external needs url"]
-        if model.spec.url and not re.fullmatch(r"http://[^/]+/?", model.spec.url):
+        problems = [] if model.spec.url or model.spec.mock_response is not None else ["engine external needs url"]
+        if model.spec.url and not re.fullmatch(UPSTREAM_URL, model.spec.url):
             problems.append(
-                f"url is {model.spec.url}; allowed is http://HOST:PORT (requests go to the same path there)"
+                "url has a form that is not allowed; allowed: http:// or https://, HOST[:PORT], and maybe a path and a query. A user and "
+                "password go into engineKey or headers"
             )
-        problems += [
-            f"failoverUrls has {url}; allowed is http://HOST:PORT (requests go to the same path there)"
-            for url in model.spec.failover_urls
-            if not re.fullmatch(r"http://[^/]+/?", url)
-        ]
+        if not all(re.fullmatch(UPSTREAM_URL, url) for url in model.spec.failover_urls):
+            problems.append("failoverUrls has a URL of a form that is not allowed; allowed are the forms of url")
         unused = {
             "command": model.spec.command,
             "args": model.spec.args,

@@ -37,6 +37,7 @@ class LlamaCpp(LlamaCppSlots):
 
     name = "llamacpp"
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
+    key_variable = "LLAMA_API_KEY"
     # --sleep-idle-seconds uses the server's own clock, and any request ends the sleep by a full load. A proxy in front of it that
     # unloads on request can be used by lifecycle.sleep.
     cannot_sleep = "llama-server has no request for sleep"
@@ -95,6 +96,7 @@ class LlamaCpp(LlamaCppSlots):
         files = [_file(part, in_pod) for part in _parts(gguf(Path(weights)))] if weights else []
         own = {each.name: each.value for each in model.spec.env}
         variables = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")} | own
+        variables.pop(self.key_variable, None)  # another key changes nothing of what is saved
         files += [_file(path, in_pod) for path in _named((*model.spec.args, *variables.values()))]
         return json.dumps([version, files, model.spec.args, sorted(variables.items())])
 

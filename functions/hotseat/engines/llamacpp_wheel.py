@@ -94,7 +94,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(*flags, dest=field)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("-a", "--alias", default="")
-    parser.add_argument("--api-key", default="")
+    parser.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY", ""))
     parser.add_argument("-np", "--parallel", type=int, default=-1)
     parser.add_argument("-fa", "--flash-attn", choices=FLASH_ATTENTION, default="auto")
     parser.add_argument("--rerank", "--reranking", action="store_true", default=False, dest="rerank")

@@ -21,6 +21,7 @@ class Vllm:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "vllm"
+    key_variable = "VLLM_API_KEY"
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
 
     def check(self, model: Model) -> list[str]:

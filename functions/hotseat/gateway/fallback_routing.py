@@ -197,7 +197,7 @@ class RoutedRequest:
     @property
     def end_is_seen(self) -> bool:
         """Whether hotseat sees the end of the Model's engine. It does not of an external server."""
-        return not self.route.model.spec.url
+        return not self.route.model.is_external
 
     def wait_again(self) -> None:
         """Queue the request again, because its engine has ended and has received no byte of it.

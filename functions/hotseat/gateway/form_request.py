@@ -1,16 +1,18 @@
 """An inference request with a form. A large form is in a file until it is answered, not in memory."""
 
 from collections.abc import Callable
+from functools import partial
 
 from hotseat.core.errors import HotseatError
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead
+from hotseat.gateway.engine_exchange import engine_name, reach
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.form import Form, new_value
 from hotseat.gateway.http.connection import JOINED
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
-from hotseat.gateway.inference import Inference, InferenceRequest, engine_name
+from hotseat.gateway.inference import Inference, InferenceRequest
 from hotseat.gateway.spool import Spool, SpooledForm
 
 
@@ -86,9 +88,10 @@ class FormRequest(InferenceRequest):
             upload=self._upload,
             judge=routed.judge,
         )
-        exchange = relay.UploadExchange(
-            self._inference.connections, call, self._sink(routed), self._relayed, routed.headers
-        )
+        access, make = routed.route.access, relay.UploadExchange
+        exchange_of = make if access is None else partial(reach, access, make, self._route.capability)
+        sink = self._sink(routed)
+        exchange = exchange_of(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()

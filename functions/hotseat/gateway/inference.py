@@ -18,6 +18,7 @@ from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
 from hotseat.gateway.body import Body
 from hotseat.gateway.browsers import sandboxed
+from hotseat.gateway.engine_exchange import dial_address, engine_name, reach
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
 from hotseat.gateway.http.request import Request
@@ -371,7 +372,9 @@ class InferenceRequest:
             self._put_into_query(call)
         as_it_is = translation is None and routed.fallback_used is None and spec.response_model_name is _ENGINE
         sink = response if as_it_is else self._sink(routed)
-        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
+        access, make = routed.route.access, relay.Exchange
+        exchange_of = make if access is None else partial(reach, access, make, self._route.capability)
+        exchange = exchange_of(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
@@ -442,7 +445,8 @@ class InferenceRequest:
         self._timer = get_running_loop().call_later(rest, self._guarded, lambda: self._retry(error))
         if self._leave is not None:
             return
-        self._leave = self._inference.reconnector.wait(routed.address, lambda: self._guarded(self._reached))
+        address = dial_address(routed.route, routed.address)
+        self._leave = self._inference.reconnector.wait(address, lambda: self._guarded(self._reached))
         pending.on_abort(self._stopped)
 
     def _stopped(self, reason: HotseatError) -> None:
@@ -583,12 +587,6 @@ class InferenceRequest:
             self._exchange.stop(error)
         else:
             self._guarded(_raise, error)
-
-
-def engine_name(routed: RoutedRequest) -> str:
-    """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
-    model, asked = routed.route.model, routed.requested_name
-    return asked if model.spec.url and asked and not model.spec.engine_model_name else model.engine_model_name
 
 
 def _asked(routed: RoutedRequest, body: Body) -> str:

@@ -8,12 +8,14 @@ because browsers share them between ports.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer, shortened
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import REQUEST_ID, AcceptedHead, Route
+from hotseat.gateway.engine_exchange import reach
 from hotseat.gateway.fallback_routing import RoutedRequest, header_value
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
@@ -129,7 +131,9 @@ class UpstreamRequest(InferenceRequest):
             judge=routed.judge,
             rewrite=lambda fields: rewritten(fields, head.prefix, address, sandboxed=head.sandboxed),
         )
-        exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
+        access, make = routed.route.access, relay.Exchange
+        exchange_of = make if access is None else partial(reach, access, make, None)
+        exchange = exchange_of(self._inference.connections, call, self._response, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()

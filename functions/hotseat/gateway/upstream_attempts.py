@@ -83,7 +83,7 @@ class UpstreamAttempts:
         """
         if isinstance(error, UpstreamRejected):
             return error.pause
-        if not isinstance(error, UpstreamFailed):
+        if not isinstance(error, UpstreamFailed) or error.code is not None:  # such as a key that is missing here
             return None
         unreachable = isinstance(error, Unreachable)
         if not (unreachable and self.servers.holds):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hotseat.control.upstream_servers import UpstreamRegistry, UpstreamServer, UpstreamServers
 from hotseat.core.errors import HotseatError, UpstreamRejected, UpstreamTimeout
 from hotseat.gateway import relay
+from hotseat.secret_values import SecretMissing
 
 if TYPE_CHECKING:
     from hotseat.gateway.http.response import ResponseWriter
@@ -44,7 +45,12 @@ class UpstreamChecks:
         path, period = servers.health.path or "/", servers.health.period
         call = relay.Call(server.url, "GET", path.encode(), patience=period, judge=_nothing_is_passed_on)
         try:
+            if (access := servers.access) is not None:
+                call.own_headers, call.own_names = access.headers(), access.names
+                call.target, call.address = access.target(server.url, call.target), access.dial(server.url)
             relay.Exchange(self._connections, call, _NoResponse(), partial(_checked, servers, server, path)).start()
+        except SecretMissing as problem:
+            servers.checked(server, f"{problem}.")
         except ValueError:  # the path cannot stand in a request line
             servers.checked(server, f"GET {path} cannot be sent")
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -145,6 +146,7 @@ def _unreachable(proxy: str, *, has_key: bool) -> str:
     return ""
 
 
+_KEY_VARIABLES = ("LLAMA_API_KEY", "VLLM_API_KEY")  # of llama-server and vLLM
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 SHORTEST_START = 15  # seconds
 HIGHEST = 1000  # priority of a Model
@@ -189,6 +191,7 @@ class ModelImport:
             "command": engine.command,
             "args": engine.args,
             "env": env,
+            "engineKey": self._engine_key(engine, env),
             "port": self._port(),
             "health": self._health(),
             "stopCommand": self._stop_command(),
@@ -252,6 +255,29 @@ class ModelImport:
         if engine.name == "llamacpp":
             self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias")
         return engine
+
+    def _engine_key(self, engine: EngineMapping, env: list[Json]) -> Json:
+        """Return the key that the engine wants, as its command, its variables or hotseat's say."""
+        words = [*engine.command, *engine.args]
+        for word, following in pairwise([*words, ""]):
+            flag, equals, value = word.partition("=")
+            value = value if equals else following
+            if flag == "--api-key-file" and value:
+                self._changed("cmd", "engineKey.file is the file of --api-key-file, which must have one key only")
+                return {"file": value}
+            if flag != "--api-key" or not value:
+                continue
+            if late := re.fullmatch(r"\{env:(.*)\}", value):
+                return {"env": late[1]}
+            better = "better is a variable (engineKey.env) or a file (engineKey.file)"
+            self._changed("cmd", f"engineKey has the key of --api-key in plain text, as cmd has; {better}")
+            return {"value": value.replace("{{", "{").replace("}}", "}").split(",")[0]}
+        for variable in env:
+            if variable["name"] in _KEY_VARIABLES:
+                self._changed("env", f"engineKey has {variable['name']} in plain text, as env has")
+                return {"value": variable["value"].split(",")[0]}
+        own = (entry.partition("=")[0] for entry in self.reader.texts(self._at("env")) if ENVIRONMENT.search(entry))
+        return next(({"env": name} for name in own if name in _KEY_VARIABLES), {})
 
     def _is_plain(self) -> bool:
         """Whether the model listens on ${PORT} of this machine."""

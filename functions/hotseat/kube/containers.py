@@ -152,7 +152,7 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
         "name": CONTAINER,
         "image": program.image,
         "ports": [{"containerPort": program.port}],
-        "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
+        "env": [*({"name": name, "value": value} for name, value in sorted(env.items())), *_key_env(model, env)],
         "resources": _resources(model, settings),
         # A failure does not stop requests, which go to the pod directly. A busy engine may not
         # answer for a while.
@@ -173,6 +173,18 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
     if model.spec.credentials:
         container["envFrom"] = [{"secretRef": {"name": model.spec.credentials}}]
     return container
+
+
+def _key_env(model: Model, env: Mapping[str, str]) -> list[Json]:
+    """Return the variable with the key of the engine. A variable or file of the router is not known here: the pod must have its own."""
+    key, variable = model.spec.engine_key, getattr(engine_of(model), "key_variable", "")
+    if key is None or not variable or variable in env:
+        return []
+    if key.value is not None:
+        return [{"name": variable, "value": key.value}]
+    if key.secret is not None:
+        return [{"name": variable, "valueFrom": {"secretKeyRef": {"name": key.secret.name, "key": key.secret.key}}}]
+    return []
 
 
 def concurrency_of(model: Model) -> int:

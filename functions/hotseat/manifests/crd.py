@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from hotseat.api.engine_access import OWN_HEADERS, UPSTREAM_URL
 from hotseat.api.model import DOCUMENTS, SOURCE_SCHEMES
 from hotseat.api.types import API_VERSION, Document, Json
 from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
@@ -19,7 +20,19 @@ _COUNTED = "!has(self.capacity) || !has(self.capacity.counted) || self.capacity.
 _GROUPS_OF_NAME = "self.filter(each, has(each.members) && name in each.members)"
 _FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
 
+_HEADERS_OF_NAME = "self.headers.filter(it, it.name.lowerAscii() == one.name.lowerAscii())"
+_HEADER_IS_NOT_THE_KEYS = (
+    "(!has(self.engineKey) || !self.headers.exists(it, it.name.lowerAscii() == self.engineKey.header.lowerAscii()))"
+)
+
 Rule = tuple[str, str]  # CEL expression, message
+
+# Of all parts that are secret values.
+_ONE_SOURCE: Rule = (
+    "[has(self.value), has(self.env), has(self.file), has(self.secret)].filter(it, it).size() == 1",
+    "exactly one of value, env, file and secret must be set",
+)
+_OWN_HEADER: Rule = (f"!self.matches(r'^(?i:{'|'.join(OWN_HEADERS)})$')", "is set by hotseat itself")
 
 
 def for_engine(name: str, rule: str) -> str:
@@ -67,10 +80,12 @@ def _engines() -> Iterator[Rule]:
             for_engine(name, sleeps),
             f"lifecycle.release is Park, but engine {name} cannot sleep; state lifecycle.sleep and wake",
         )
-    plain = r"!has(self.url) || self.url.matches(r'^http://[^/]+/?$')"
-    yield for_engine("external", plain), "url of engine external must be http://HOST:PORT"
-    others = each("failoverUrls", r"^http://[^/]+/?$", matches=True)
-    yield for_engine("external", others), "failoverUrls of engine external must be http://HOST:PORT"
+    plain = rf"!has(self.url) || self.url.matches(r'^{UPSTREAM_URL}$')"
+    yield for_engine("external", plain), "url has a form that is not allowed"
+    secure = "!has(self.tls) || !has(self.url) || self.url.startsWith('https://')"
+    yield for_engine("external", secure), "tls is set, but url does not begin with https://"
+    others = each("failoverUrls", f"^{UPSTREAM_URL}$", matches=True)
+    yield for_engine("external", others), "failoverUrls has a URL of a form that is not allowed"
     for field in ("command", "args", "env"):
         nothing = f"!has(self.{field}) || size(self.{field}) == 0"
         yield for_engine("external", nothing), f"engine external starts nothing, so {field} has no meaning"
@@ -93,7 +108,17 @@ def _engines() -> Iterator[Rule]:
 # packages are checked by the switcher only.
 RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ("ModelSpec", ""): (
-        ("self.engine != 'external' || has(self.url)", "engine external needs url"),
+        ("self.engine != 'external' || has(self.url) || has(self.mockResponse)", "engine external needs url"),
+        ("self.engine == 'external' || !has(self.mockResponse)", "mockResponse is for engine external only"),
+        (
+            "self.engine == 'external' || !has(self.allowMockResponse) || !self.allowMockResponse",
+            "allowMockResponse is for engine external only",
+        ),
+        ("self.engine == 'external' || !has(self.tls)", "tls is for engine external only"),
+        (
+            f"!has(self.headers) || (self.headers.all(one, {_HEADERS_OF_NAME}.size() == 1) && {_HEADER_IS_NOT_THE_KEYS})",
+            "is set twice, by headers or engineKey",
+        ),
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
         (
             "self.engine == 'external' || !has(self.failoverUrls) || size(self.failoverUrls) == 0",
@@ -107,6 +132,10 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
     ),
+    ("EngineKey", ""): (_ONE_SOURCE,),
+    ("EngineKey", "header"): (_OWN_HEADER,),
+    ("EngineHeader", ""): (_ONE_SOURCE,),
+    ("EngineHeader", "name"): (_OWN_HEADER,),
     ("Lifecycle", ""): (
         (
             "(has(self.sleep) && size(self.sleep) > 0) == (has(self.wake) && size(self.wake) > 0)",

@@ -217,6 +217,7 @@ def test_errors_that_are_not_of_a_server_are_not_held_against_it() -> None:
     attempts = world.attempts()
     world.send(attempts)
     assert world.fail(attempts, Unavailable("no descriptors")) is None
+    assert world.fail(attempts, Unreachable("no key", code="upstream_key_missing")) is None
     assert world.events() == []
 
 

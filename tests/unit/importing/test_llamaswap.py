@@ -97,6 +97,28 @@ def test_a_command_is_what_a_shell_would_make_of_it() -> None:
     assert phi.command == ("llama-server", "--port", "{port}", "-m", "models/phi.gguf", "--ctx-size", "4096")
 
 
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("cmd: llama-server --port ${PORT} -m /m.gguf --api-key sk-1", {"value": "sk-1"}),
+        ("cmd: llama-server --port ${PORT} -hf a/b --api-key=sk-1,sk-2", {"value": "sk-1"}),
+        ("cmd: vllm serve a/b --port ${PORT} --api-key ${env.SECOND_KEY}", {"env": "SECOND_KEY"}),
+        ("cmd: llama-server --port ${PORT} -hf a/b --api-key-file /keys", {"file": "/keys"}),
+        ("cmd: vllm serve a/b --port ${PORT}\nenv: [VLLM_API_KEY=sk-1]", {"value": "sk-1"}),
+        (
+            "cmd: llama-server --port ${PORT} -hf a/b\nenv: ['LLAMA_API_KEY=${env.LLAMA_API_KEY}']",
+            {"env": "LLAMA_API_KEY"},
+        ),
+        ("cmd: llama-server --port ${PORT} -hf a/b", None),
+    ],
+)
+def test_an_engine_that_is_started_with_a_key_is_sent_it(model: str, key: dict[str, str] | None) -> None:
+    spec, notes = one(model)
+    assert spec.get("engineKey") == key
+    assert any("in plain text" in note for note in notes) == (key is not None and "value" in key)
+    assert not any("sk-1" in note for note in notes)
+
+
 def test_macros_are_filled_from_the_last_to_the_first_and_a_models_own_win(monkeypatch) -> None:
     monkeypatch.setenv("MODELS", "/late")
     manifest, _ = sample("house")

@@ -327,7 +327,7 @@ class _ModelReader:
         except ValidationError:
             return None
         runtime, made = self.made.get(meta["uid"], (ClusterRuntime.KNATIVE, None))
-        if model is None or (model.spec.url is None and made is None):
+        if model is None or (not model.is_external and made is None):
             return None
         pinned = model.metadata.model_copy(update={"annotations": _pin(document)})
         return ModelObject(

@@ -32,8 +32,9 @@ NOT_COUNTED = Capacity(None)
 # Fields of a Model's spec that routers need.
 ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
-    "unlisted", "resources", "fallback", "apis", "response_model_name", "loading", "failover_urls", "retries", "circuit_breaker", "health",
-), True) | {"lifecycle": {"connect_timeout", "response_start_timeout"}}  # fmt: skip
+    "unlisted", "resources", "fallback", "apis", "response_model_name", "loading",
+    "failover_urls", "retries", "circuit_breaker", "health", "engine_key", "headers", "tls", "mock_response", "allow_mock_response",
+), True) | {"lifecycle": {"connect_timeout", "response_start_timeout", "response_start_timeouts"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {
     "unloaded": "Unloaded",

@@ -58,7 +58,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
         rows = [
             {**_row(model, name), "modified_at": format_time(started), "size": sizes.get(model.name, 0)}
             for model in listed
-            for name in model.spec.names or (model.name,)
+            for name in [each for each in model.spec.names if "*" not in each] or (model.name,)
         ]
         return jsonify(models=sorted(rows, key=lambda row: row["name"]))
 

@@ -155,7 +155,7 @@ class Exchange:
             self._timer = None
 
     def _lose_patience(self) -> None:
-        limit = f"{self._call.patience:g} s (lifecycle.responseStartTimeout)"
+        limit = f"{self._call.patience:g} s (lifecycle.{self._call.limited_by})"
         self._fail(UpstreamTimeout(f"The engine did not start its response within {limit}."))
 
     # ResponseWriter: the client ----------------------------------------------------------------------------------------------

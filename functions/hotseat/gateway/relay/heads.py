@@ -75,6 +75,10 @@ class Call:
     rewrite: Callable[[bytes], bytes] | None = None
     upload: Upload | None = None
     judge: "Callable[[ResponseHead], HotseatError | None] | None" = None
+    # Lines of headers that hotseat adds, and the names of those, in lower case, which the client cannot set.
+    own_headers: bytes = b""
+    own_names: AbstractSet[bytes] = frozenset()
+    limited_by: str = "responseStartTimeout"  # the field that has `patience`
 
 
 @dataclass(slots=True)
@@ -124,6 +128,8 @@ def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901, PLR0912 —
             upgrade = value
     if named - _NAMED_ANYWAY:
         lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0].lower() not in named)]
+    if call.own_names:
+        lines = [lines[0], *_without(lines[1:], call.own_names), call.own_headers]
     if call.upgrade and upgrade:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     if call.plain:

@@ -27,6 +27,7 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.ports import LogView, Observe
+from hotseat.engines.access import secret_variables
 from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
@@ -88,6 +89,10 @@ class LocalRuntime:
         self._observe: Observe | None = None
         self._lock = threading.Lock()  # guards the tables below; `observe` is never called under it
         self._models: dict[str, Model] = {}
+        self._secret_variables: frozenset[str] = frozenset()
+        self.workspace_secrets: frozenset[str] = (
+            frozenset()
+        )  # variables with secrets of Workspaces, which engines do not get
         self._engines: dict[str, Engine] = {}  # by name; loading an engine reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
@@ -115,6 +120,7 @@ class LocalRuntime:
             MemorySampler(self._report, clock, accelerators),
             last_received,
             self._prompts,
+            lambda: self._secret_variables | self.workspace_secrets,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
@@ -145,6 +151,7 @@ class LocalRuntime:
                 if self._models.get(name) != model or name in self._unavailable
             ]
             self._models = documents
+            self._secret_variables = frozenset().union(*map(secret_variables, documents.values()))
             self._prompts.keep_models({name: model.spec.workspace for name, model in documents.items()})
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
