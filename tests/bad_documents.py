@@ -263,6 +263,17 @@ BAD: dict[str, tuple[Json, str, str]] = {
     # Engines.
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
+    "failover of another": (model(failoverUrls=["http://h"]), "spec.failoverUrls", "failoverUrls is for engine external only"),
+    "failover with a password": (
+        model("external", url="http://h", failoverUrls=["http://u:p@h"]),
+        "spec",
+        "failoverUrls has a URL of a form that is not allowed",
+    ),
+    "retries of another": (model(retries={"attempts": 1}), "spec.retries", "retries is for engine external only"),
+    "circuit breaker of another": (model(circuitBreaker={}), "spec.circuitBreaker", "circuitBreaker is for engine external only"),
+    "retried status": (
+        model("external", url="http://h", retries={"statuses": [200]}), "spec.retries.statuses[0]", "greater than or equal to 400"
+    ),
     "external with a password": (model("external", url="http://u:p@h"), "spec", "url has a form that is not allowed"),
     "external with a fragment": (model("external", url="http://h/v1#x"), "spec", "url has a form that is not allowed"),
     "TLS without https": (model("external", url="http://h", tls={"serverName": "h"}), "spec.tls", "tls is set, but url does not begin with https://"),

@@ -20,7 +20,7 @@ from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
 from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
-from hotseat.engines.access import missing_secrets
+from hotseat.engines.access import missing_secrets, secret_variables
 from hotseat.gateway import gauges
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.key_file import KeySource
@@ -227,6 +227,7 @@ class App:
         self._on_shutdown_time(shutdown_time(manifest))
         self._on_apply(manifest)
         self.runtime.configure_prompts({w.name: settings for w in manifest.workspaces if (settings := _prompts(w))})
+        self.runtime.workspace_secrets = frozenset().union(*map(secret_variables, manifest.workspaces))
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")
@@ -270,6 +271,7 @@ class App:
     def _read(self) -> Iterator[Reading]:
         """Yield the gauges for a scrape."""
         yield from gauges.of_requests(self.registry)
+        yield from gauges.of_upstreams(self.registry)
         yield from gauges.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)

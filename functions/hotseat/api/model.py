@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 from hotseat.api.engine_access import EngineHeader, EngineKey, ResponseStartTimeouts, Tls
 from hotseat.api.filters import Filters
 from hotseat.api.loras import LoraAdapter
+from hotseat.api.resilience import CircuitBreaking, Retries
 from hotseat.api.types import (
     API_VERSION,
     PATH_PATTERN,
@@ -66,6 +67,8 @@ class Fallback(Document):
 
 
 PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
+PEER: Final = "hotseat.dev/peer"  # annotation of a Model that hotseat makes for one of a peer: the name of the peer
+PEER_HEADER: Final = "X-Hotseat-Peer"  # of requests that a hotseat sends to its peers
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci", "file", "pvc")
 
 
@@ -293,19 +296,21 @@ class Health(Document):
     """How hotseat checks that an engine is ready, and that it still is."""
 
     path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
-        default=None, description="Path that answers GET with 2xx once the engine is ready. Each engine has a default."
+        default=None,
+        description="Path that answers GET with 2xx once the engine is ready. Each engine has a default. Servers of engine external are "
+        "checked only if it is set.",
     )
     period: Duration = Field(
         default=10.0,
         description="Interval and timeout of health checks of a ready engine. A check is skipped while the "
         "engine sends bytes of an answer. `0s`: no checks. One machine only: on a cluster, set a "
-        "livenessProbe in podTemplate.",
+        "livenessProbe in podTemplate. Servers of engine external are checked there too, by each router.",
     )
     failure_threshold: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=6,
         description="The engine is stopped after this many failed checks in a row, if it has sent no byte in "
         "between. The next request starts it again. Raise it for an engine that does not answer while it "
-        "computes.",
+        "computes. A server of engine external gets no requests then, until a check succeeds.",
     )
 
 
@@ -379,6 +384,21 @@ class ModelSpec(Document):
     )
     tls: Tls | None = Field(
         default=None, validate_default=True, description="TLS towards an upstream with https (engine external)."
+    )
+    failover_urls: tuple[Annotated[str, Field(pattern=URL_PATTERN, max_length=2048)], ...] = Field(
+        default=(),
+        max_length=10,
+        description="Base URLs of other servers with the same model, in order of preference (engine external). Requests go there while "
+        "the server of url, and those before in this list, fail.",
+    )
+    retries: Retries | None = Field(
+        default=None,
+        description="When a request is sent again (engine external). Unset: each of failoverUrls is tried once.",
+    )
+    circuit_breaker: CircuitBreaking | None = Field(
+        default=None,
+        description="When a server that fails gets no requests for a time (engine external). They go to the next of failoverUrls, else "
+        "to the fallback, else they end with 503. Unset: with failoverUrls or health.path the defaults below, otherwise never.",
     )
     image: str | None = Field(default=None, description="Container image (cluster).")
     command: tuple[Argument, ...] = Field(
@@ -481,6 +501,14 @@ class ModelSpec(Document):
         if engine is not None and engine != "external" and url is not None:
             raise ValueError("url is for engine external only")
         return url
+
+    @field_validator("failover_urls", "retries", "circuit_breaker")
+    @classmethod
+    def _upstreams_are_external(cls, value: Any, info: ValidationInfo) -> Any:
+        engine = info.data.get("engine")
+        if value and engine is not None and engine != "external":
+            raise ValueError(f"{to_camel(info.field_name or '')} is for engine external only")
+        return value
 
     @field_validator("mock_response", "allow_mock_response")
     @classmethod
@@ -591,6 +619,11 @@ class Model(Document):
             if "*" not in name:
                 return name
         return self.metadata.name
+
+    @property
+    def peer(self) -> str | None:
+        """Return the name of the peer whose model it is. None: it is of a document."""
+        return self.metadata.annotations.get(PEER)
 
     @property
     def names(self) -> tuple[str, ...]:

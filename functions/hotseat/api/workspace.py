@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.peers import Peer
 from hotseat.api.templates import check_defaults, check_macros
 from hotseat.api.types import (
     API_VERSION,
@@ -284,6 +285,9 @@ class WorkspaceSpec(Document):
     tenants: Tenants = Tenants()
     prompt_cache: PromptCache = PromptCache()
     upstream: Upstream = Upstream()
+    peers: tuple[Peer, ...] = Field(
+        default=(), max_length=16, description="Other hotseats, whose models are served here too."
+    )
     virtual_models: tuple[VirtualModel, ...] = Field(
         default=(), max_length=100, description="Names whose requests one of several Models answers."
     )
@@ -361,6 +365,14 @@ class WorkspaceSpec(Document):
         if seconds and not info.data.get("default_model"):
             raise ValueError("returnToDefault needs defaultModel")
         return seconds
+
+    @field_validator("peers")
+    @classmethod
+    def _peers_have_names(cls, peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
+        names = [peer.name for peer in peers]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"peers has {', '.join(doubled)} twice")
+        return peers
 
     @field_validator("groups")
     @classmethod

@@ -90,10 +90,14 @@ def ps(ctx: click.Context, output: str) -> None:
     )
     if output == "wide":
         text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _transition_rows(body))
+    if upstreams := _upstream_rows(body, every=output == "wide"):
+        text += "\n\n" + table(UPSTREAM_HEADERS, upstreams)
     if output == "wide" and body.get("prompts"):
         text += "\n\n" + table(PROMPT_HEADERS, prompt_rows(body["prompts"]))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
+    if body.get("peers"):
+        text += "\n\n" + table(PEER_HEADERS, [_peer_row(row) for row in body["peers"]])
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -116,7 +120,7 @@ def _resident_rows(body: Row) -> list[list[str]]:
         [
             row["workspace"],
             row["model"],
-            row["state"] + (",pinned" if row.get("pinned") else ""),
+            row["state"] + (",pinned" if row.get("pinned") else "") + _available(row),
             f"{'-' if row['gpus'] is None else row['gpus']}/{spaces.get(row['workspace'], '?')}",
             ",".join(row.get("devices") or ()) or "-",
             str(row["in_flight"]),
@@ -127,6 +131,40 @@ def _resident_rows(body: Row) -> list[list[str]]:
     ]
     empty = spaces.keys() - {row["workspace"] for row in body["running"]}
     return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
+
+
+def _available(row: Row) -> str:
+    """Return how many servers of an external Model get requests, if not all do."""
+    servers = row.get("upstreams") or ()
+    there = sum(each["available"] for each in servers)
+    return "" if there == len(servers) else f",{there}/{len(servers)} servers"
+
+
+PEER_HEADERS = ["PEER", "WORKSPACE", "MODELS", "URL", "PROBLEM"]
+
+
+def _peer_row(row: Row) -> list[str]:
+    return [row["name"], row["workspace"], str(row["models"]), row["url"], row["problem"]]
+
+
+UPSTREAM_HEADERS = ["UPSTREAM", "MODEL", "CIRCUIT", "HEALTHY", "RETRY-IN", "PROBLEM"]
+
+
+def _upstream_rows(body: Row, *, every: bool) -> list[list[str]]:
+    """Return a row for each server of external Models, or for those that get no requests."""
+    return [
+        [
+            server["url"],
+            row["model"],
+            server["circuit"],
+            {True: "yes", False: "no"}.get(server["healthy"], ""),
+            "" if server["retry_in"] is None else age(server["retry_in"]),
+            server["problem"],
+        ]
+        for row in body["running"]
+        for server in row.get("upstreams") or ()
+        if every or not server["available"]
+    ]
 
 
 def _transition_rows(body: Row) -> list[list[str]]:

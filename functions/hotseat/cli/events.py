@@ -117,6 +117,11 @@ def outgrown(data: Data) -> str:
     return f"uses {seen} of accelerator memory, but claims {claimed}"
 
 
+def _upstream(data: Data) -> str:
+    again, message = data.get("retry_after"), data.get("message") or ""
+    return f"{data.get('url', '?')}   {message}" + (f"   (next try in {took(again)})" if again else "")
+
+
 def _anything(data: Data) -> str:
     return "  ".join(f"{key}={value}" for key, value in data.items())
 
@@ -140,6 +145,15 @@ _FORMATTERS: Mapping[str, Callable[[Data], str]] = {
     "model.failed": _model_failed,
     "model.fetching": _fetching,
     "model.outgrown": outgrown,
+    "model.upstream_failed": _upstream,
+    "model.upstream_recovered": _upstream,
+}
+
+# Lines for people: a word, its color, and what follows.
+_NOTICES: Mapping[str, tuple[str, str, Callable[[Data], str]]] = {
+    "model.outgrown": ("grown", "yellow", outgrown),
+    "model.upstream_failed": ("failed", "red", _upstream),
+    "model.upstream_recovered": ("back", "green", _upstream),
 }
 
 
@@ -370,8 +384,9 @@ class Console:
                 return f"{at}  {self._styled('failed', fg='red')}  {model}{rest}   {first}" + (
                     f"\n{log}" if log else ""
                 )
-            case "model.outgrown":
-                return f"{at}  {self._styled('grown ', fg='yellow')}  {subject(event)}   {outgrown(data)}"
+            case "model.outgrown" | "model.upstream_failed" | "model.upstream_recovered":
+                word, color, text = _NOTICES[what]
+                return f"{at}  {self._styled(f'{word:<6}', fg=color)}  {subject(event)}   {escape_controls(text(data))}"
             case "model.cached":
                 return f"{at}  {'cached':<6}  {subject(event)}"
         return ""

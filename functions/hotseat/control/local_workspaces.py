@@ -13,7 +13,7 @@ from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
 from hotseat.control.owner import LoopOwner
-from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.control.registry import ModelRegistry
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
 from hotseat.control.stats_file import StatsFile
@@ -199,10 +199,10 @@ class LocalWorkspaces(ModelRegistry):
         prompt_room: int = 0,
         profiles: ActiveProfiles | None = None,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(owner, events.emit, forget)
         self._profiles = ActiveProfiles() if profiles is None else profiles
         self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
-        self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
+        self.runtime, self.events, self.clock, self.stats_file = runtime, events, clock, stats_file
         self.router = uuid.uuid4().hex[:8]
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory
         self._lock = threading.Lock()
@@ -229,8 +229,7 @@ class LocalWorkspaces(ModelRegistry):
             for name, workspace in named.items():
                 self._handles[name].extend_limits(workspace, mine[name])
             self.events.add_shown_names({m.name: m.shown_name for m in models})
-            self._routes = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
-            self._update_names(named.values())
+            self._route([(m, self._handles[m.spec.workspace]) for m in models], list(named.values()))
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:
@@ -318,6 +317,9 @@ class LocalWorkspaces(ModelRegistry):
             raise
         self._handles = handles
 
+    def _show_names(self, models: Iterable[Model]) -> None:
+        self.events.add_shown_names({model.name: model.shown_name for model in models})
+
     # GPUs -------------------------------------------------------------------------------------------------------------
 
     def _assigned(self, named: Container[str]) -> dict[str, tuple[str, ...]]:
@@ -372,8 +374,9 @@ class LocalWorkspaces(ModelRegistry):
     def drain(self) -> None:
         """Refuse queued requests and accept no more. Requests in flight go on."""
         self._closing = True
-        for handle in self._handles.values():
-            handle.gate.close()
+        self.peers.close()
+        for gate in self.gates:
+            gate.close()
         self.events.close()
 
     def close(self, timeout: float) -> None:
@@ -386,6 +389,6 @@ class LocalWorkspaces(ModelRegistry):
         emptied = [handle.scheduler.stop(max(0.0, end - self.clock())) for handle in handles]
         if not all(emptied):
             log.warning("some engines did not stop within %.0f s; killing them", timeout)
-        for handle in handles:
-            handle.gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
+        for gate in self.gates:
+            gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
         self.runtime.close()

@@ -1,6 +1,7 @@
 """Routes from all names of Models to their Workspaces, for the gateway."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -8,10 +9,14 @@ from hotseat.api.model import Capability, Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
+from hotseat.control.peer_workspace import PeerWorkspace
+from hotseat.control.peers import Peers
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.request_names import RequestNames
+from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
 from hotseat.control.wildcards import Wildcards
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
+from hotseat.core.events import Emit
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
@@ -84,6 +89,7 @@ class ModelRoute:
 
     model: Model
     handle: WorkspaceHandle
+    servers: UpstreamServers | None = None  # None: it does not matter which of them fail
     access: EngineAccess | None = field(init=False, repr=False, compare=False)  # None: requests are sent as they are
 
     def __post_init__(self) -> None:
@@ -108,14 +114,32 @@ class ModelRoute:
         return self.handle.gate.in_flight_of(self.model.name) + self.handle.gate.waiting(self.model.name)
 
 
-class ModelRegistry:
-    """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole.
+def _ignore(_workspace: str, _epoch: int, _event: Emit) -> None:
+    pass
 
-    The thread that `owner` names drives the gates of all Workspaces.
+
+def _keep(_address: str) -> None:
+    pass
+
+
+class ModelRegistry:
+    """Lookups without a lock. Subclasses replace `_handles` as a whole, and call `_route`, which replaces `_routes`.
+
+    The thread that `owner` names drives the gates of all Workspaces. `emit` publishes events about servers of external Models.
+    `forget` is called with the address of each server or instance that requests are sent to no more.
     """
 
-    def __init__(self, owner: LoopOwner | None = None) -> None:
+    def __init__(
+        self, owner: LoopOwner | None = None, emit: EmitEvent = _ignore, forget: Callable[[str], None] = _keep
+    ) -> None:
         self.owner = LoopOwner() if owner is None else owner
+        self.forget = forget
+        self.upstreams = UpstreamRegistry(emit)
+        self.peers = Peers(self._peers_changed)
+        self._routing = threading.Lock()  # over the next three
+        self._own: Sequence[tuple[Model, WorkspaceHandle]] = ()
+        self._workspaces: Sequence[Workspace] = ()
+        self._peer_workspaces: dict[str, PeerWorkspace] = {}
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
         self.names: RequestNames | None = None  # names beside those of Models
@@ -129,6 +153,50 @@ class ModelRegistry:
     def handles(self) -> list[WorkspaceHandle]:
         """All Workspaces that have a document or an instance, oldest first."""
         return [handle for handle in self._handles.values() if not handle.retired or handle.gate.residency.residents]
+
+    @property
+    def gates(self) -> list[RequestGate]:
+        """The gates of all Workspaces and peers."""
+        return [each.gate for each in (*self._handles.values(), *self._peer_workspaces.values())]
+
+    def _route(self, own: Sequence[tuple[Model, WorkspaceHandle]], workspaces: Sequence[Workspace]) -> None:
+        """Route the names of all Models, and those of the peers of WORKSPACES. A name of several Models belongs to the first."""
+        with self._routing:
+            self._own, self._workspaces = own, workspaces
+            self.peers.configure(workspaces)
+            self._route_all()
+        self._update_names(workspaces)
+
+    def _peers_changed(self) -> None:
+        with self._routing:
+            self._route_all()
+
+    def _route_all(self) -> None:
+        there, theirs = list(self._own), self.peers.models([model for model, _ in self._own])
+        self._show_names(theirs)
+        for workspace in self._workspaces:
+            if workspace.spec.peers and workspace.name not in self._peer_workspaces:
+                self._peer_workspaces[workspace.name] = PeerWorkspace(workspace, self.owner)
+        named = {workspace.name: workspace for workspace in self._workspaces}
+        for name, peers in self._peer_workspaces.items():
+            mine = [model for model in theirs if model.spec.workspace == name]
+            peers.extend(named.get(name, peers.workspace), mine)
+            there += [(model, peers) for model in mine]
+        before = self.upstreams.urls()
+        servers = self.upstreams.update(model for model, _ in there)
+        routes: dict[str, ModelRoute] = {}
+        for model, handle in there:
+            route = ModelRoute(model, handle, servers.get(model.name))
+            for name in model.names:
+                routes.setdefault(name, route)
+        self._routes = routes
+        for peers in self._peer_workspaces.values():
+            peers.settle()
+        for url in before - self.upstreams.urls():
+            self.forget(url)
+
+    def _show_names(self, models: Iterable[Model]) -> None:
+        """Let events have the shown names of Models."""
 
     def find(self, name: str) -> ModelRoute:
         """Return the route of NAME. Raise UnknownModel if no Model has it."""

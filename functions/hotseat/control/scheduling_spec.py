@@ -16,6 +16,7 @@ from hotseat.engines.access import MOCK_ADDRESS
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
     "fallback", "apis", "response_model_name", "loading", "filters", "headers", "tls", "mock_response", "allow_mock_response",
+    "failover_urls", "retries", "circuit_breaker",
 }  # fmt: skip
 # Fields that say what is fetched before a load, and to where.
 _FETCHED: Mapping[str, bool | set[str]] = {

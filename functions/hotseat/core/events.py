@@ -149,6 +149,20 @@ EVENT_TYPES: Mapping[str, EventType] = {
             },
         ),
         EventType(
+            "model.upstream_failed",
+            "A server of the model (engine external) gets no requests for now: requests to it, or its health checks, have failed.",
+            {
+                "url": "URL of the server",
+                "message": "last failure",
+                "retry_after": "seconds until a request is sent to it again, or null: after a health check succeeds",
+            },
+        ),
+        EventType(
+            "model.upstream_recovered",
+            "A server of the model (engine external) gets requests again.",
+            {"url": "URL of the server"},
+        ),
+        EventType(
             "demand.reported",
             "Demand of a router. At most once a second on one machine.",
             {

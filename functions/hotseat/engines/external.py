@@ -21,6 +21,8 @@ class External:
                 "url has a form that is not allowed; allowed: http:// or https://, HOST[:PORT], and maybe a path and a query. A user and "
                 "password go into engineKey or headers"
             )
+        if not all(re.fullmatch(UPSTREAM_URL, url) for url in model.spec.failover_urls):
+            problems.append("failoverUrls has a URL of a form that is not allowed; allowed are the forms of url")
         unused = {
             "command": model.spec.command,
             "args": model.spec.args,

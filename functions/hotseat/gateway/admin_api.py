@@ -91,6 +91,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
             prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
+            peers=registry.peers.rows(),
         )
 
     @blueprint.get("/api/queue")
@@ -217,6 +218,7 @@ def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[
             "pinned": handle.status(resident.model).pinned,
             "devices": list(resident.devices),
             "story": _story(resident),
+            "upstreams": [] if route is None or route.servers is None else route.servers.rows(),
         }
 
 

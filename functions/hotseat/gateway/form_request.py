@@ -79,7 +79,7 @@ class FormRequest(InferenceRequest):
             super()._send(routed, raw)
             return
         call = relay.Call(
-            routed.pending_request.address,
+            routed.address,
             "POST",
             self._head.target,
             self._request.fields,
@@ -87,6 +87,7 @@ class FormRequest(InferenceRequest):
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             plain=self._response.begun,
             upload=self._upload,
+            judge=routed.judge,
         )
         access, make = routed.route.access, relay.UploadExchange
         exchange_of = make if access is None else partial(reach, access, make, self._route.capability)

@@ -275,6 +275,8 @@ class InferenceRequest:
                     raise pending.error
                 continue
             if pending.dispatched is not None:
+                if routed.route.servers is not None and not routed.choose_server():
+                    continue
                 self._relay(routed)
                 return
             elapsed = time.monotonic() - routed.began
@@ -364,7 +366,7 @@ class InferenceRequest:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
         call = relay.Call(
-            routed.pending_request.address,
+            routed.address,
             "POST",
             target,
             fields,
@@ -372,6 +374,7 @@ class InferenceRequest:
             spec.lifecycle.response_start_timeout or None,
             plain=plain,
             encoded=encoded,
+            judge=routed.judge,
         )
         if head.in_query:
             self._put_into_query(call)
@@ -418,11 +421,13 @@ class InferenceRequest:
     def _retry(self, error: HotseatError) -> None:
         routed = self._routed
         assert routed is not None  # noqa: S101
-        if isinstance(error, Cancelled):
-            raise error
+        if routed.attempts is not None and (pause := routed.pause_after(error)) is not None:
+            self._stop_holding()
+            self._timer = get_running_loop().call_later(pause, self._guarded, self._advance)
+            return
         # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
         unreachable = error if isinstance(error, Unreachable) else error.__cause__
-        if not isinstance(unreachable, Unreachable) or not routed.may_wait:
+        if isinstance(error, Cancelled) or not isinstance(unreachable, Unreachable) or not routed.may_wait:
             raise error
         if routed.fail_over(unreachable):
             self._stop_holding()
@@ -441,15 +446,14 @@ class InferenceRequest:
         """
         now, limit, pending = time.monotonic(), routed.options.limit, routed.pending_request
         end = (routed.dispatched or now) + routed.route.model.spec.lifecycle.connect_timeout
-        if limit is not None:
-            end = min(end, routed.began + limit)
+        end = end if limit is None else min(end, routed.began + limit)
         if now >= end:
             raise error
         rest = end - now if routed.route.model.spec.fallback is None else min(LOOK, end - now)
         self._timer = get_running_loop().call_later(rest, self._guarded, lambda: self._retry(error))
         if self._leave is not None:
             return
-        address = dial_address(routed.route, pending.address)
+        address = dial_address(routed.route, routed.address)
         self._leave = self._inference.reconnector.wait(address, lambda: self._guarded(self._reached))
         pending.on_abort(self._stopped)
 

@@ -13,6 +13,7 @@ from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.spool import Spool
+from hotseat.gateway.upstream_checks import UpstreamChecks
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # without a key
@@ -38,6 +39,10 @@ class GatewayService:
     ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
         self._admin_port, self._upstream_port, self._spool = admin_port, upstream_port, spool
+
+    def begin(self) -> None:
+        """Begin what goes on beside requests, on the loop."""
+        UpstreamChecks(self._inference.registry.upstreams, self._inference.connections).begin()
 
     def accept(self, request: Request) -> Handler:  # noqa: C901 — one way, with the known heads first
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
@@ -135,6 +140,9 @@ class PlainService:
 
     def __init__(self, flask: WsgiThreads, max_body: int) -> None:
         self._flask, self._max_body = flask, max_body
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request."""

@@ -118,7 +118,7 @@ class UpstreamRequest(InferenceRequest):
         self._send(routed, self._sent)
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
-        head, request, address = self._upstream, self._request, routed.pending_request.address
+        head, request, address = self._upstream, self._request, routed.address
         call = relay.Call(
             address,
             request.method,
@@ -129,6 +129,7 @@ class UpstreamRequest(InferenceRequest):
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             upgrade=request.upgrade,
+            judge=routed.judge,
             rewrite=lambda fields: rewritten(fields, head.prefix, address, sandboxed=head.sandboxed),
         )
         access, make = routed.route.access, relay.Exchange
@@ -141,6 +142,8 @@ class UpstreamRequest(InferenceRequest):
 
 class UpstreamRouting(RoutedRequest):
     """The routing of a request to one Model and no other."""
+
+    repeatable = False  # it may be to do anything
 
     def _fallbacks(self) -> Iterator[tuple[ModelRoute, str]]:
         return iter(())

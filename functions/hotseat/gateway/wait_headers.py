@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from hotseat.api.model import PEER_HEADER
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Loading, Tenants
 from hotseat.core.errors import BadRequest, shortened
@@ -32,7 +33,7 @@ class WaitOptions:
     Times are seconds from the arrival of the request. None means no limit. `max_wait` limits the time in the
     queue. `timeout` is the time after which the client has no use for an answer: a request that cannot meet
     it is refused immediately. `keep_alive` is how long the engine stays without a request after this one, instead of
-    the idle timeout of its Model.
+    the idle timeout of its Model. `from_peer`: another hotseat has sent it here.
     """
 
     tenant: str = ""
@@ -40,6 +41,7 @@ class WaitOptions:
     max_wait: float | None = None
     timeout: float | None = None
     keep_alive: float | None = None  # seconds without a request after which the engine is unloaded
+    from_peer: bool = False
 
     @property
     def limit(self) -> float | None:
@@ -60,6 +62,7 @@ def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> Wait
         _seconds(headers, MAX_WAIT),
         _seconds(headers, TIMEOUT),
         _keep_alive(headers),
+        _header(headers, PEER_HEADER) is not None,
     )
 
 

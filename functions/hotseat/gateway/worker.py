@@ -88,6 +88,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         owner.begin(loop)
         try:
             server.start()
+            service.begin()
             loop.call_later(PARENT_CHECK, self._check_parent)
             if self.alive:
                 await self._stop.wait()

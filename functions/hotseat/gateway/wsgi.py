@@ -124,6 +124,7 @@ def create_gateway(
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )
+    registry.upstreams.on_retry = lambda model, reason: metrics.upstream_retry(registry.shown_name(model), reason)
     inference = Inference(
         registry,
         connections,

@@ -61,8 +61,9 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     yield from models_without_group(models, workspaces, workspace_names)
     yield from _oversized(models, workspaces, workspace_names)
     owners = {name: entry for entry in models for name, _ in _names(entry)}
-    yield from check_fallbacks(owners, complete=complete)
-    yield from check_names(workspaces, owners, complete=complete)
+    closed = not any(entry.get("spec", "peers") for entry in workspaces)  # models of peers are not known here
+    yield from check_fallbacks(owners, complete=complete and closed)
+    yield from check_names(workspaces, owners, complete=complete and closed)
     yield from _lifecycles(models)
     yield from _duplicate_gpus(workspaces)
 

@@ -116,6 +116,8 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("external", plain), "url has a form that is not allowed"
     secure = "!has(self.tls) || !has(self.url) || self.url.startsWith('https://')"
     yield for_engine("external", secure), "tls is set, but url does not begin with https://"
+    others = each("failoverUrls", f"^{UPSTREAM_URL}$", matches=True)
+    yield for_engine("external", others), "failoverUrls has a URL of a form that is not allowed"
     for field in ("command", "args", "env"):
         nothing = f"!has(self.{field}) || size(self.{field}) == 0"
         yield for_engine("external", nothing), f"engine external starts nothing, so {field} has no meaning"
@@ -169,6 +171,12 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "is set twice, by headers or engineKey",
         ),
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
+        (
+            "self.engine == 'external' || !has(self.failoverUrls) || size(self.failoverUrls) == 0",
+            "failoverUrls is for engine external only",
+        ),
+        ("self.engine == 'external' || !has(self.retries)", "retries is for engine external only"),
+        ("self.engine == 'external' || !has(self.circuitBreaker)", "circuitBreaker is for engine external only"),
         (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
         ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
         ("self.engine == 'vllm' || !has(self.loras) || size(self.loras) == 0", "loras is for engine vllm only"),

@@ -1,6 +1,7 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -11,7 +12,7 @@ from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
-from hotseat.gateway.gauges import of_requests, with_shown_names
+from hotseat.gateway.gauges import of_requests, of_upstreams, with_shown_names
 from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -92,7 +93,8 @@ class RouterApp:
             self._request_log.close()
 
     def _gauges(self) -> Iterator[Reading]:
-        yield from with_shown_names(of_requests(self.registry), self._events.shown_name)
+        own = chain(of_requests(self.registry), of_upstreams(self.registry))
+        yield from with_shown_names(own, self._events.shown_name)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
     def _workspace_changed(self, change: Change, workspace: Json) -> None:

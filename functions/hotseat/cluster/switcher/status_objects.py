@@ -33,7 +33,7 @@ NOT_COUNTED = Capacity(None)
 ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback", "apis", "response_model_name", "loading", "filters",
-    "engine_key", "headers", "tls", "mock_response", "allow_mock_response",
+    "failover_urls", "retries", "circuit_breaker", "health", "engine_key", "headers", "tls", "mock_response", "allow_mock_response",
 ), True) | {"lifecycle": {"connect_timeout", "response_start_timeout", "response_start_timeouts"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
-from hotseat.api.model import Capability
+from hotseat.api.model import PEER_HEADER, Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import NotFound, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
@@ -48,7 +48,14 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     @documented("List the Models and virtual models", operation=(INFER, READ), checks_models=True)
     def models() -> Response:
         key, routes = key_of_request(), registry.routes().values()
-        seen = (each for each in routes if not each.model.spec.unlisted and key.allows(each.model.names))
+        from_peer = PEER_HEADER in request.headers
+        seen = (
+            each
+            for each in routes
+            if not each.model.spec.unlisted
+            and key.allows(each.model.names)
+            and not (from_peer and each.model.peer is not None)
+        )
         listed = [row for route in seen for row in (describe(route, started), *_adapters(route, started))]
         listed += [each for each in describe_names(registry, started) if key.allows((each["id"],))]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
@@ -85,7 +92,8 @@ def describe(route: ModelRoute, started: float) -> dict[str, Any]:
         "id": model.shown_name,
         "object": "model",
         "created": int(started),
-        "owned_by": "hotseat",
+        "owned_by": model.peer or "hotseat",
+        "peer": model.peer,
         "names": [name for name in model.names if all(name != each.name for each in spec.loras)],
         "metadata_name": model.name,
         "capabilities": list(spec.capabilities),

@@ -202,7 +202,7 @@ class Exchange:
             rest = parser.feed(data)
             if rest is not None:
                 self._switch(parser.head, rest)
-            elif parser.head is not None:
+            elif parser.head is not None and (self._call.judge is None or not self._is_refused(parser.head)):
                 self._forward(parser, parser.head)
         except HotseatError as error:
             self._fail(error)
@@ -242,6 +242,14 @@ class Exchange:
     @property
     def _status(self) -> int | None:
         return None if self._parser is None or self._parser.head is None else self._parser.head.code
+
+    def _is_refused(self, head: ResponseHead) -> bool:
+        """Let the answer be judged, when its head has come. If it is not for the client, end with the error."""
+        assert self._call.judge is not None  # noqa: S101
+        if not self._passing and not self._response.begun and (error := self._call.judge(head)) is not None:
+            self._fail(error)
+            return True
+        return False
 
     def _forward(self, parser: ResponseParser, head: ResponseHead) -> None:
         """Send what has come."""

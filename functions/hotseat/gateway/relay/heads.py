@@ -58,6 +58,7 @@ class Call:
     `upload` is the body if it is not held in memory; `body` is empty then, and `encoded` None.
     `patience` is the time in seconds until the response must have started, or None for no limit. With `upgrade`, the engine
     may switch to the protocol that the client asks for. `rewrite` changes the headers of the response, encoded, for the client.
+    `judge` returns an error if the response is not for the client: then nothing of it is passed on.
     """
 
     address: str  # http://host:port
@@ -73,6 +74,7 @@ class Call:
     )
     rewrite: Callable[[bytes], bytes] | None = None
     upload: Upload | None = None
+    judge: "Callable[[ResponseHead], HotseatError | None] | None" = None
     # Lines of headers that hotseat adds, and the names of those, in lower case, which the client cannot set.
     own_headers: bytes = b""
     own_names: AbstractSet[bytes] = frozenset()

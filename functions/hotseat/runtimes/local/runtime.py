@@ -91,6 +91,9 @@ class LocalRuntime:
         self._lock = threading.Lock()  # guards the tables below; `observe` is never called under it
         self._models: dict[str, Model] = {}
         self._secret_variables: frozenset[str] = frozenset()
+        self.workspace_secrets: frozenset[str] = (
+            frozenset()
+        )  # variables with secrets of Workspaces, which engines do not get
         self._engines: dict[str, Engine] = {}  # by name; loading an engine reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
@@ -119,7 +122,7 @@ class LocalRuntime:
             MemorySampler(self._report, clock, accelerators),
             last_received,
             self._prompts,
-            lambda: self._secret_variables,
+            lambda: self._secret_variables | self.workspace_secrets,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
