@@ -12,6 +12,7 @@ from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
 from hotseat.control.event_log import EventLog
 from hotseat.control.peers import models_of, without_conflicts
+from hotseat.control.wildcards import name_for_engine
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus
@@ -191,7 +192,7 @@ def test_names_for_the_engine_reach_a_router_and_sources_do_not(registry: Remote
     assert "secret" not in str(rows)
     registry.apply(document(None, models=rows))
     for asked, known in {"sql": "sql", "base": "base", "qwen": "qwen3:8b"}.items():
-        assert registry.find(asked).model.name_for_engine(asked) == known
+        assert name_for_engine(registry.find(asked).model, asked) == known
     assert registry.find("sql").model.name == "base"
     assert registry.find("whisper").model.spec.capabilities == ("transcription",)
 
