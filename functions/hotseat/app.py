@@ -19,7 +19,7 @@ from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
 from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
-from hotseat.engines.access import missing_secrets
+from hotseat.engines.access import missing_secrets, secret_variables
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.captures import CaptureMode
@@ -215,6 +215,7 @@ class App:
         self._on_shutdown_time(shutdown_time(manifest))
         self._on_apply(manifest)
         self.runtime.configure_prompts({w.name: settings for w in manifest.workspaces if (settings := _prompts(w))})
+        self.runtime.hide(secret_variables(manifest.workspaces))
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotseat.api.model import Model
+from hotseat.api.wildcards import Wildcards
 from hotseat.api.workspace import Workspace
 from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
-from hotseat.control.wildcards import Wildcards
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView

@@ -330,10 +330,10 @@ class TlsConnection(EngineConnection):
 class Bucket:
     """Idle connections of one address, the last used at the right. With TLS, the address has the digest of its settings."""
 
-    __slots__ = ("address", "heads", "idle", "last", "stalled")
+    __slots__ = ("address", "heads", "idle", "last", "max_age", "stalled")
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, max_age: float) -> None:
+        self.address, self.max_age = address, max_age
         self.idle: deque[EngineConnection] = deque()
         self.heads = response_heads()  # of its responses, for the parsers of its connections
         self.last = -inf  # monotonic: when bytes were last received
@@ -350,7 +350,7 @@ class Connections:
 
     It keeps at most `idle` connections of each address, for at most `max_rest` seconds, and uses none that is
     older than `max_age` seconds: a Service with several pods gives each connection to one of them, and a new pod
-    gets requests by new connections only. `owner` names the thread of the loop.
+    gets requests by new connections only. With TLS that is `max_rest`: a handshake takes some time. `owner` names the thread of the loop.
     """
 
     def __init__(
@@ -378,7 +378,7 @@ class Connections:
         bucket = self._buckets.get(address)
         while bucket and bucket.idle:
             connection = bucket.idle.pop()
-            fresh = self._clock() - connection.opened_at < self._max_age
+            fresh = self._clock() - connection.opened_at < bucket.max_age
             if fresh and not connection.is_stale() and not connection.closed:
                 connection.reused = True
                 return connection
@@ -395,7 +395,7 @@ class Connections:
         context = None if tls is None else await loop.run_in_executor(None, self._tls.of, tls)
         bucket = self._buckets.get(address)
         if bucket is None:
-            bucket = self._buckets[address] = Bucket(address)
+            bucket = self._buckets[address] = Bucket(address, self._max_age if tls is None else self._max_rest)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 sock = await self._open(parts.hostname, parts.port or (80 if tls is None else 443))
