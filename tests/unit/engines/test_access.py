@@ -4,6 +4,7 @@ import pytest
 
 from hotseat.api.model import Capability, Model
 from hotseat.engines.access import DialAddress, EngineAccess, TlsSettings, access_of, engine_headers, secret_variables
+from hotseat.engines.external import External
 from hotseat.secret_values import SecretMissing
 
 
@@ -43,6 +44,14 @@ def access(**spec) -> EngineAccess:
 )
 def test_a_path_in_a_url_goes_before_that_of_the_request_and_a_version_stands_for_v1(url, target, there):
     assert access(url=url).target(url, target.encode()) == there.encode()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999", "http://h:0", "http://h:x/", "https://u@h", "ftp://h", "http://h/#a"]
+)
+def test_a_url_that_cannot_be_reached_is_refused(url):
+    its = model().model_copy(update={"spec": model().spec.model_copy(update={"url": url})})
+    assert any("url has a" in problem for problem in External().check(its))
 
 
 def test_connections_are_shared_by_what_is_connected_to_and_how():
