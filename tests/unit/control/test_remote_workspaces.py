@@ -7,12 +7,12 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.peers import Peer
+from hotseat.api.wildcards import name_for_engine
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
 from hotseat.control.event_log import EventLog
 from hotseat.control.peers import models_of, without_conflicts
-from hotseat.control.wildcards import name_for_engine
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Api, Capability, Model
-from hotseat.control.wildcards import name_for_engine
+from hotseat.api.wildcards import name_for_engine
 from hotseat.engines.base import EngineError, Launch, Placement, RunsInImage, has_api, load_engine, sleep_of
 
 PROGRAMS = {

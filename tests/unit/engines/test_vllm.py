@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.control.wildcards import name_for_engine
+from hotseat.api.wildcards import name_for_engine
 from hotseat.engines.base import EngineError, Placement, load_engine, sleep_of
 from hotseat.engines.vllm import command_line
 
