@@ -42,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
         origin.asked.append(Asked(self.command, path, self.headers.get("Range"), dict(self.headers.items())))
-        if "prefix" in query:  # a listing, of any of the stores
+        if path in origin.passwords and self.headers.get("Authorization") != origin.passwords[path]:
+            self._answer(401, b"", **{"WWW-Authenticate": origin.challenge})
+        elif "prefix" in query:  # a listing, of any of the stores
             self._answer(200, origin.listing(query))
         elif path not in origin.files:
             self._answer(404, b"")
@@ -109,6 +111,8 @@ class Origins:
     headers: dict[str, str] = field(default_factory=dict)
     failures: list[int] = field(default_factory=list)  # statuses of the next answers
     faults_of_weights: list[int] = field(default_factory=list)  # the same, for `weights` alone
+    passwords: dict[str, str] = field(default_factory=dict)  # by path: the header Authorization that it needs
+    challenge: str = "Basic"
     etag: str = '"one"'
     redirect_to: str = ""
     stall_after: int = 0

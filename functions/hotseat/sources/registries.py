@@ -20,6 +20,7 @@ from hotseat.sources.base import SourceError, split
 from hotseat.sources.download import Progress, download, is_size
 from hotseat.sources.http_client import RETRYABLE_STATUS, HttpFile, make_pool, parse_json, request
 
+_DOCKER_HUB: Final = "registry-1.docker.io"
 OLLAMA: Final = "https://registry.ollama.ai"
 _MANIFESTS: Final = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 _WEIGHTS_OF_OLLAMA: Final = "application/vnd.ollama.image.model"
@@ -53,6 +54,8 @@ def fetch_oci(source: str, folder: Path, progress: Progress) -> Path:
         repository, _, tag = repository.partition(":")
     if not host or not repository or (digest and not _DIGEST.fullmatch(digest)):
         raise SourceError(f"source {source}: expected oci://host/repository[:tag or @sha256:…]")
+    if host == "docker.io":
+        host = _DOCKER_HUB
     plain = host in os.environ.get("OCI_PLAIN_HTTP", "").replace(",", " ").split()
     registry = _Registry(f"{'http' if plain else 'https'}://{host}", repository, source, digest)
     files = [(layer, name) for layer in registry.layers(digest or tag or "latest") if (name := _file_name(layer))]
@@ -144,7 +147,8 @@ def _password(host: str) -> str | None:
         config = json.loads(
             (Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "config.json").read_bytes()
         )
-        auth = config["auths"][host]["auth"]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        auths = config["auths"]
+        auth = (auths.get(host) or auths["https://index.docker.io/v1/" if host == _DOCKER_HUB else host])["auth"]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return auth if isinstance(auth, str) and auth else None

@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from urllib3.exceptions import ReadTimeoutError
 
-from hotseat.sources import download, http_client
+from hotseat.sources import download, http_client, object_stores
 from hotseat.sources.base import SourceError
+from hotseat.sources.download import Progress
 
 
 class Hanging:
@@ -122,3 +124,15 @@ def test_no_proxy_and_this_machine_are_asked_directly(
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("NO_PROXY", "mirror.internal, .internal")
     assert (http_client.proxy_of(url) is not None) == through
+
+
+def test_stores_of_objects_are_asked_through_the_proxy_too(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.example.com")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    path = object_stores.fetch("s3://bucket/w", tmp_path, Progress(io.StringIO()))
+    assert path.read_bytes() == b"weights"
+    assert proxy.asked == [("http://minio.example.com/bucket/w", None)]
