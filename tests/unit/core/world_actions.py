@@ -54,7 +54,9 @@ def _terms(claim: Claim, pick: Pick) -> SchedulingSpec:
     park, memory = pick(2) == 0, MEMORIES[pick(len(MEMORIES))]
     weights = f"{pick(2)}"
     mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{weights}"
-    return SchedulingSpec(claim, fingerprint=mark, weights=weights, park=park, can_park=park or weights == "1", host_memory=memory)
+    return SchedulingSpec(
+        claim, fingerprint=mark, weights=weights, park=park, can_park=park or weights == "1", host_memory=memory
+    )
 
 
 class RandomActions(CheckedWorld):

@@ -255,7 +255,7 @@ class Instance:
         return max(self.last_used + timeout, self.ready_since + self.spec.min_residency)
 
     def set_keep_alive(self, seconds: float, at: float) -> None:
-        """Apply what a request said that was dispatched at this time, unless a later one said something. Of two at once, the longer counts."""
+        """Apply what a request said that was dispatched then, unless a later one said something. Of two at once, the longer counts."""
         later = at > self.keep_alive_at
         if later or (at == self.keep_alive_at and self.keep_alive is not None and seconds > self.keep_alive):
             self.keep_alive, self.keep_alive_at = seconds, at
