@@ -5,7 +5,8 @@ are in braces by then (custom.py).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from hotseat.api.model import EnvVar, Model
 from hotseat.api.templates import ENVIRONMENT, TOKEN
@@ -42,23 +43,36 @@ def variable_of(model: Model) -> Variable:
 def filled(model: Model, placement: Placement, variable: Variable | None = None) -> Model:
     """Return a Model with the placeholders in its args, command and env filled in. `variable` reads those of the environment.
 
-    Raise EngineError if one is not set.
+    Without it, `env` has what this process has, so that a variable can be made of the one of its name. All else has those of
+    the Model, too. Raise EngineError if one is not set.
     """
     spec = model.spec
     texts = (*spec.command, *spec.args, *(each.value for each in spec.env))
     if not any("${" in text for text in texts):
         return model
-    known, read = values(model, placement), variable or variable_of(model)
+    bare = model.model_copy(update={"spec": spec.model_copy(update={"env": ()})})
+    fill = _Filling(values(model, placement), variable or variable_of(bare)).fill
+    env = tuple(EnvVar(name=each.name, value=fill(each.value)) for each in spec.env)
+    ready = model.model_copy(update={"spec": spec.model_copy(update={"env": env})})
+    if spec.engine == "custom":
+        return ready
+    fill = _Filling(values(model, placement), variable or variable_of(ready)).fill
+    made = {"command": tuple(map(fill, spec.command)), "args": tuple(map(fill, spec.args))}
+    return ready.model_copy(update={"spec": ready.spec.model_copy(update=made)})
 
-    def fill(text: str) -> str:
-        return TOKEN.sub(lambda match: _value(match["name"], match["text"]), text)
 
-    def _value(name: str | None, plain: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    known: Mapping[str, str]
+    read: Variable
+
+    def fill(self, text: str) -> str:
+        """Return a text with its placeholders filled in."""
+        return TOKEN.sub(lambda match: self._value(match["name"], match["text"]), text)
+
+    def _value(self, name: str | None, plain: str | None) -> str:
         if name is None:
             return f"${{{plain}}}"
-        return read(name.removeprefix(ENVIRONMENT)) if name.startswith(ENVIRONMENT) else known.get(name, f"${{{name}}}")
-
-    made: dict[str, object] = {"env": tuple(EnvVar(name=each.name, value=fill(each.value)) for each in spec.env)}
-    if spec.engine != "custom":
-        made |= {"command": tuple(map(fill, spec.command)), "args": tuple(map(fill, spec.args))}
-    return model.model_copy(update={"spec": spec.model_copy(update=made)})
+        if name.startswith(ENVIRONMENT):
+            return self.read(name.removeprefix(ENVIRONMENT))
+        return self.known.get(name, f"${{{name}}}")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from hotseat.api.model import ModelSpec
-from hotseat.api.templates import ENVIRONMENT, PLACEHOLDERS, TOKEN, WORDS, is_placeholder
+from hotseat.api.templates import ENVIRONMENT, PLACEHOLDERS, TOKEN, WORDS, is_placeholder, problems_in_braces
 from hotseat.api.types import Document, Json
 from hotseat.manifests.problems import Path
 from hotseat.manifests.schema import default_of, part_at
@@ -131,6 +131,9 @@ class _Templates:
         for name in LATE_LISTS:
             if isinstance(given := spec.get(name), list):
                 result[name] = [each for index, item in enumerate(given) for each in self._items(item, (name, index))]
+        for index, text in enumerate(given if isinstance(given := result.get("stopCommand"), list) else ()):
+            for problem in problems_in_braces(text) if isinstance(text, str) else ():
+                self.problems.append(TemplateProblem(("stopCommand", index), problem))
         if isinstance(given := spec.get("env"), list):
             result["env"] = [self._variable(each, index) for index, each in enumerate(given)]
         for path in EARLY:

@@ -191,6 +191,11 @@ def test_placeholders_have_one_spelling_in_all_engines(read: Any) -> None:
             "spec.args[0]",
             "cannot be split into words: No closing quotation",
         ),
+        (
+            "{engine: mock, stopCommand: [stop, '{prot}']}",
+            "spec.stopCommand[1]",
+            "unknown field {prot}, did you mean {port}?",
+        ),
         ("{engine: mock, source: '${port}'}", "spec.source", "is known when the engine starts, and source before"),
         ("{engine: mock, health: {path: '/${m}${x}'}}", "spec.health.path", "the macro x uses itself: x -> y -> x"),
         (
@@ -240,13 +245,19 @@ def made(**spec: Any) -> Model:
 
 
 def test_they_are_filled_in_when_the_engine_starts() -> None:
-    text = "${port} ${host} ${model} ${name} ${source} $${x} ${env:A}"
+    text = "${port} ${host} ${model} ${name} ${source} $${x}"
     variables = [{"name": "A", "value": "mine"}, {"name": "B", "value": text}]
     ready = filled(made(args=[text], env=variables), Placement("127.0.0.1", 8, "/w.gguf"))
-    assert ready.spec.args == ("8 127.0.0.1 /w.gguf a hf://o/r ${x} mine",)
+    assert ready.spec.args == ("8 127.0.0.1 /w.gguf a hf://o/r ${x}",)
     assert ready.spec.env[1].value == ready.spec.args[0]
     plain = made(args=["{port}"])
     assert filled(plain, Placement("h", 1)) is plain
+
+
+def test_a_variable_can_be_made_of_the_one_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "old")
+    ready = filled(made(args=["${env:A}"], env=[{"name": "A", "value": "new:${env:A}"}]), Placement("h", 1))
+    assert (ready.spec.env[0].value, ready.spec.args) == ("new:old", ("new:old",))
 
 
 def test_a_variable_that_is_missing_or_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ class Instance:
     drain_epoch: int = 0  # routers that have seen it dispatch no more than its batch
     last_used: float = 0.0
     keep_alive: float | None = None  # seconds, instead of its idle timeout, as a request said …
-    keep_alive_at: float = 0.0  # … that was dispatched then
+    keep_alive_at: float = -inf  # … that was dispatched then
     stop_asked: float | None = None
     pending_detail: str = ""  # what it waits for while it loads or is released, for a person
     unproven_detail: str = ""  # what is not proven gone, for a person
@@ -253,6 +253,12 @@ class Instance:
         if timeout == inf or self.ready_since is None:
             return None
         return max(self.last_used + timeout, self.ready_since + self.spec.min_residency)
+
+    def set_keep_alive(self, seconds: float, at: float) -> None:
+        """Apply what a request said that was dispatched then, unless a later one said something. Of two at once, the longer counts."""
+        later = at > self.keep_alive_at
+        if later or (at == self.keep_alive_at and self.keep_alive is not None and seconds > self.keep_alive):
+            self.keep_alive, self.keep_alive_at = seconds, at
 
     def mark_leaving(self, why: str) -> None:
         """Let it leave as soon as it can, for this reason, unless it has one."""

@@ -52,6 +52,16 @@ def test_the_newest_request_of_all_routers_counts() -> None:
     assert story.machine.wake_at is not None
 
 
+def test_of_two_at_the_same_time_the_longer_counts_however_often_they_are_reported() -> None:
+    """A bug once: each report of a router replaced what the other had said, and the model went and came for ever."""
+    story = loaded()
+    story.demand(4.5)
+    for number in range(3):
+        story.demand(5.0 + number, router="r1", keep_alive={A: (inf, 4.0)})
+        story.demand(5.5 + number, router="r2", keep_alive={A: (0.0, 4.0)})
+        assert (story.states()["a"], story.machine.wake_at) == ("ready", None)
+
+
 def test_it_ends_with_the_instance() -> None:
     story = loaded(idle_timeout=100.0)
     story.demand(5.0, keep_alive={A: (0.0, 1.0)})
