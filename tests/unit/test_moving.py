@@ -11,8 +11,6 @@ from hotseat.importing.reader import GROUP_KEYS, MODEL_KEYS, PEER_KEYS, TOP_KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/moving.md"
-# What is not there yet: `todo: NAME` in place of a test.
-PENDING = frozenset({"upstreams", "resilience", "keys", "sources", "models", "engines"})
 
 
 def rows(text: str) -> Iterator[tuple[str, str, str]]:
@@ -33,8 +31,6 @@ def problem(row: tuple[str, str, str]) -> str:
     theirs, here, cell = row
     if not theirs or not here:
         return "a cell is empty"
-    if match := re.fullmatch(r"todo: (\w+)", cell):
-        return "" if match[1] in PENDING else f"{match[1]} is not pending: name the test"
     match = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", cell)
     if match is None:
         return "has no test (`path::name`)"
@@ -59,22 +55,12 @@ def test_each_row_has_a_test_that_exists() -> None:
         ("| `a` | | `tests/unit/test_moving.py::test_each_row_has_a_test_that_exists` |", "a cell is empty"),
         ("| `a` | b | `tests/unit/test_absent.py::test_a` |", "does not exist"),
         ("| `a` | b | `tests/unit/test_moving.py::test_absent` |", "has no test_absent"),
-        ("| `a` | b | todo: nobody |", "is not pending"),
         ("| `a` | b |", "has no test"),
     ],
 )
 def test_a_row_without_one_is_found(row: str, words: str) -> None:
     (found,) = rows(f"| Theirs | In hotseat | Test |\n|---|---|---|\n{row}\n")
     assert words in problem(found)
-
-
-def test_what_is_pending_has_a_row() -> None:
-    cells = {
-        cell.removeprefix("todo: ")
-        for _, _, cell in rows(PAGE.read_text(encoding="utf-8"))
-        if cell.startswith("todo: ")
-    }
-    assert cells == PENDING
 
 
 def test_each_field_that_an_importer_reads_has_a_row() -> None:
