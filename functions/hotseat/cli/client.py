@@ -30,7 +30,7 @@ class ClientError(click.ClickException):
         super().__init__(escape_controls(message))
 
 
-class Unreachable(ClientError):
+class ServerUnreachable(ClientError):
     """No hotseat answers at the URL."""
 
 
@@ -293,7 +293,7 @@ class Client:
         try:
             yield
         except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
-            raise Unreachable(
+            raise ServerUnreachable(
                 f"no hotseat answers at {self.url}; "
                 "start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
             ) from error

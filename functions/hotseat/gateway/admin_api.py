@@ -19,7 +19,7 @@ from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
-from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
+from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -79,13 +79,14 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return jsonify(status="ready")
 
     @blueprint.get("/running")
-    @documented("List instances, parked ones, queues, saved prompts and Workspaces")
+    @documented("List instances, parked ones, queues, fetches, saved prompts and Workspaces")
     def running() -> Response:
         handles = registry.handles
         return jsonify(
             running=[row for handle in handles for row in _running(handle, registry)],
             parked=[row for handle in handles for row in _parked(handle, registry)],
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
+            fetching=list(fetching_rows(registry)),
             prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
         )
