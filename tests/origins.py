@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-Range") not in (None, tag):
             first = 0
         if first and first >= len(whole):
-            self._answer(416, b"")
+            self._answer(416, b"", **{"Content-Range": f"bytes */{len(whole)}"})
             return
         headers = {"ETag": tag, "Last-Modified": DATE, **origin.headers}
         if first:

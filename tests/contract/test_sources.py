@@ -166,6 +166,19 @@ def test_a_fetch_resumes_after_a_kill_at_any_byte(place: Place, byte: int) -> No
         assert place.origin.sent < len(WEIGHTS) - kept + 4096
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["digest", "version"])
+def test_a_fetch_that_was_killed_before_the_last_step_asks_for_no_byte_again(place: Place, named: bool) -> None:
+    source = place.source() if named else place.source().partition("#")[0]
+    path = Path(place.fetch(source)[1]["path"])
+    path.rename(path.with_name(f"{path.name}.partial"))
+    path.with_name(f"{path.name}.validator").write_text('"one"')
+    (entry(source, place.cache) / "done.json").unlink()
+    place.origin.sent = 0
+    code, last, _ = place.fetch(source)
+    assert (code, Path(last["path"]).read_bytes()) == (0, WEIGHTS)
+    assert place.origin.sent < 4096
+
+
 def test_a_fetch_resumes_after_sigkill_in_the_middle(place: Place) -> None:
     if place.name == "xet":
         pytest.skip("its storage is a folder, which does not stall; see the kill at any byte")

@@ -30,7 +30,7 @@ class ClientError(click.ClickException):
         super().__init__(escape_controls(message))
 
 
-class NoServer(ClientError):
+class ServerUnreachable(ClientError):
     """No hotseat answers at the URL."""
 
 
@@ -316,7 +316,7 @@ class Client:
         except OSError as error:  # of the file of certificates
             raise ClientError(f"--ca-file or HOTSEAT_CA_FILE: {error.strerror or error}") from error
         except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
-            raise NoServer(
+            raise ServerUnreachable(
                 f"no hotseat answers at {self.url}; "
                 "start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
             ) from error

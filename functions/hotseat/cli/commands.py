@@ -14,7 +14,7 @@ import click
 from hotseat import __version__
 from hotseat.cli.events import PHASES, Activity, line, models_of
 from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
-from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took
+from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took, transfer
 
 if TYPE_CHECKING:
     from hotseat.cli.client import Client
@@ -80,7 +80,7 @@ def _engine(model: Row) -> str:
 @server_options(top=False)
 @click.pass_context
 def ps(ctx: click.Context, output: str) -> None:
-    """Show resident models and queues.
+    """Show resident models, queues and fetches of weights.
 
     With -o wide also saved prompt caches, and the last transitions of each instance: age, states and trigger.
     """
@@ -98,6 +98,11 @@ def ps(ctx: click.Context, output: str) -> None:
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
     if body.get("peers"):
         text += "\n\n" + table(PEER_HEADERS, [_peer_row(row) for row in body["peers"]])
+    if body.get("fetching"):
+        text += "\n\n" + table(
+            ["FETCHING", "WORKSPACE", "PROGRESS"],
+            [[row["model"], row["workspace"], transfer(row)] for row in body["fetching"]],
+        )
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hotseat.cli.client import ClientError, NoServer
+from hotseat.cli.client import ClientError, ServerUnreachable
 from hotseat.cli.commands import PROMPT_HEADERS, print_as, prompt_rows, since, watching
 from hotseat.cli.options import Command, complete_model, connect, in_cluster, output_option, server_options
 from hotseat.cli.terminal import NOTHING, live, printable, table, transfer
@@ -167,7 +167,7 @@ def _ask(ctx: click.Context, question: Any) -> Any:
     """Return the answer of the server. None: there is none on this machine, and no other was named."""
     try:
         return question(connect(ctx))
-    except NoServer:
+    except ServerUnreachable:
         if "hotseat.url" in ctx.meta or in_cluster(ctx):
             raise
         return None

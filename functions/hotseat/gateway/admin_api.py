@@ -20,7 +20,7 @@ from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
 from hotseat.gateway.auth import OPERATE, READ
-from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
+from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -82,13 +82,14 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return jsonify(status="ready")
 
     @blueprint.get("/running")
-    @documented("List instances, parked ones, queues, saved prompts and Workspaces", operation=READ)
+    @documented("List instances, parked ones, queues, fetches, saved prompts and Workspaces", operation=READ)
     def running() -> Response:
         handles = registry.handles
         return jsonify(
             running=[row for handle in handles for row in _running(handle, registry)],
             parked=[row for handle in handles for row in _parked(handle, registry)],
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
+            fetching=list(fetching_rows(registry)),
             prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
             peers=registry.peers.rows(),

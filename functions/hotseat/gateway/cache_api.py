@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 from hotseat.api.units import DURATION_PATTERN, format_time, parse_duration
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import BadRequest
+from hotseat.engines.base import is_remote
 from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.openapi import documented
 from hotseat.sources.base import redacted
@@ -136,6 +137,18 @@ def _entry_row(each: ShownEntry, registry: ModelRegistry) -> dict[str, Any]:
         "in_use": each.in_use,
         "used_at": format_time(each.used_at),
     }
+
+
+def fetching_rows(registry: ModelRegistry) -> Iterator[dict[str, Any]]:
+    """Yield a row for each Model whose weights are being fetched."""
+    for name, route in registry.routes().items():
+        if is_remote(route.model.spec.source) and (status := route.handle.status(name)).state == "fetching":
+            yield {
+                "model": route.model.shown_name,
+                "workspace": route.handle.name,
+                "message": status.message,
+                **(status.progress() or {"done": None, "total": None, "rate": None, "remaining": None}),
+            }
 
 
 def prompt_rows(slots: Iterable[ShownSlot], registry: ModelRegistry) -> Iterator[dict[str, Any]]:

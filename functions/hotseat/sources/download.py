@@ -137,7 +137,8 @@ class _Transfer:
             while block := file.read(CHUNK):
                 self.digest.update(block)
                 self.done += len(block)
-        self.complete = self.done == self.total
+        expected = self.origin.sha256
+        self.complete = self.done == self.total or (expected or "").lower() == self.digest.hexdigest()
 
     def _restart(self) -> None:
         self.partial.write_bytes(b"")

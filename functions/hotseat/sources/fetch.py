@@ -6,6 +6,7 @@ or {"error": …, "retryable": …} with exit status 1 (a retry may help) or 2 (
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -52,7 +53,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     progress = Progress(sys.stdout)
     result, code = _run(options.source, options.cache, progress)
-    progress.write(result)
+    try:
+        progress.write(result)
+    except BrokenPipeError:  # hotseat was killed; the next one resumes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if options.termination_log:
         options.termination_log.write_text(json.dumps(result))
     return code

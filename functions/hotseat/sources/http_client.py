@@ -48,13 +48,15 @@ class HttpFile:
         except HTTPError as error:
             raise Interrupted(explain(error)) from None
         try:
-            yield self._content(response, offset)
+            yield self._content(response, offset, validator)
         finally:
             response.close()
 
-    def _content(self, response: urllib3.BaseHTTPResponse, offset: int) -> Content:
+    def _content(self, response: urllib3.BaseHTTPResponse, offset: int, validator: str | None) -> Content:
         status = response.status
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+            if validator and response.headers.get("Content-Range") == f"bytes */{offset}":
+                return Content(offset, (), total=offset, validator=validator)  # all of that version is here
             raise FileChanged("the partial file does not match the remote file")
         if status in RETRYABLE_STATUS:
             raise Interrupted(f"answered {status}")

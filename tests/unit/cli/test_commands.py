@@ -269,6 +269,13 @@ def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
     assert "--clear only" in hotseat("cache", "gemma").stderr
 
 
+def test_ps_shows_fetches_with_their_rate(fake, hotseat, running):
+    row = {"model": "phi", "workspace": "default", "done": 2**30, "total": 2**31, "rate": 2**26, "remaining": 16}
+    fake.answers["GET /running"]["fetching"] = [row]
+    text = hotseat("ps").stdout
+    assert "FETCHING   WORKSPACE   PROGRESS\nphi        default     50%  1Gi of 2Gi  64Mi/s  16s left\n" in text
+
+
 def test_ps_wide_shows_saved_prompts(fake, hotseat, running):
     fake.answers["GET /running"]["prompts"] = [PROMPTS | {"used_at": ago(seconds=70)}]
     assert ["gemma", "w", "2", "6024", "48Mi", "1m10s"] in rows(hotseat("ps", "-o", "wide").stdout)
