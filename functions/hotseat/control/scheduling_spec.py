@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hotseat.api.model import PINNED, Model, OnIdle, WhileAbsent
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import PINNED, Model, WhileAbsent
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.core.admission.fair_queue import Sharing
 from hotseat.core.admission.messages import Limits, LimitsChanged

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.types import EngineCall
 from hotseat.api.units import parse_quantity
 from hotseat.engines.base import Launch, Placement, Sleep

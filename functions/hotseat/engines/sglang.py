@@ -6,7 +6,8 @@ Flags: sgl-project/sglang, docs/advanced_features/server_arguments.md. Routes: p
 import re
 import shutil
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.types import EngineCall
 from hotseat.engines import repositories
 from hotseat.engines.base import Container, EngineError, Launch, Placement, Sleep

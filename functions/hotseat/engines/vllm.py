@@ -5,7 +5,8 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from hotseat.api.model import Api, Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Api, Model
 from hotseat.api.types import EngineCall
 from hotseat.api.vllm import ToolCallParser
 from hotseat.engines import repositories

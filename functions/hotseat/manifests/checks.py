@@ -7,7 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import product
 from typing import Protocol
 
-from hotseat.api.model import PINNED, Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import PINNED, Model
 from hotseat.api.units import format_bytes
 from hotseat.api.wildcards import Wildcards
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace

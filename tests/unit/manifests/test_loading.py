@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from hotseat.api.model import Capability, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Capability
 from hotseat.manifests import ManifestErrors, Plugins, load, loading, nodes
 from hotseat.manifests.checks import ENGINES
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.api.workspace import PromptStorage, Workspace

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
-from hotseat.api.model import Health
+from hotseat.api.lifecycle import Health
 from hotseat.api.types import EngineCall, Method
 from hotseat.api.units import format_duration
 from hotseat.runtimes.engine_http import EngineRefused, EngineRequest
