@@ -115,6 +115,15 @@ def test_a_key_in_the_url_is_no_key_and_a_valid_one_is_refused(table: Router) ->
     assert said(table, "GET /v1/models?key=other", f"x-api-key: {secret}")[0] == 200
 
 
+def test_a_route_that_says_nothing_needs_operate() -> None:
+    router = serving(*(key(each, operations=frozenset({each})) for each in Operation))
+    router.gateway.add_url_rule("/new", "new", lambda: "")
+    told = {each: said(router, "GET /new", f"x-api-key: {secret}")[0] for each, secret in SECRETS.items()}
+    assert told == {Operation.INFER: 403, Operation.READ: 403, Operation.OPERATE: 200}
+    assert operations_of(router.gateway, find_route)["GET /new"] == ()
+    router.close()
+
+
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
