@@ -91,9 +91,11 @@ class ModelRoute:
     handle: WorkspaceHandle
     servers: UpstreamServers | None = None  # None: it does not matter which of them fail
     access: EngineAccess | None = field(init=False, repr=False, compare=False)  # None: requests are sent as they are
+    shown_name: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", access_of(self.model))
+        object.__setattr__(self, "shown_name", self.model.shown_name)
 
     @property
     def capabilities(self) -> Sequence[Capability]:

@@ -22,6 +22,7 @@ _LIMITS: Mapping[Capability, float] = {
     Capability.SPEECH: 120.0,
     Capability.TRANSCRIPTION: 600.0,
 }
+_ORIGIN = re.compile(r"http://[^/?#@]+/?")  # that is connected to, and no path
 _V1 = b"/v1"
 # What stands for /v1 in the path of a URL: a version, wherever it is, or a deployment of Azure's.
 _VERSION = re.compile(r"/(v[0-9]+[a-z0-9]*|deployments/[^/]+)(?=/|$)")
@@ -72,6 +73,12 @@ class EngineAccess:
         if limit is None and self._external:
             self._limits = {**_LIMITS, **self._limits}
         self._limit = limit if limit is not None or not self._external else DEFAULT_LIMIT
+        self._limit_of = {each: self._limit_for(each) for each in (None, *Capability)}
+        # Whether requests go to the address of the engine as they are, with no more than a time limit.
+        urls = (*([spec.url] if spec.url is not None else []), *spec.failover_urls)
+        origins = bool(urls) and all(_ORIGIN.fullmatch(url) for url in urls)
+        mocks = spec.mock_response is not None or spec.allow_mock_response
+        self.as_it_is = not self._headers and not mocks and (origins or not self._external)
         tls = spec.tls
         self._tls = (
             TlsSettings() if tls is None else TlsSettings(tls.ca_file, tls.server_name, not tls.insecure_skip_verify)
@@ -85,6 +92,9 @@ class EngineAccess:
 
     def limit(self, capability: Capability | None) -> tuple[float | None, str]:
         """Return the seconds until the response to a request of a kind must have started, and the field that says so. None: no limit."""
+        return self._limit_of[capability]
+
+    def _limit_for(self, capability: Capability | None) -> tuple[float | None, str]:
         limit = self._limits.get(capability) if capability is not None else None
         if limit is None or capability is None:
             return self._limit or None, "responseStartTimeout"

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 
 from hotseat.api.model import Capability
-from hotseat.api.wildcards import name_for_engine
 from hotseat.control.registry import ModelRoute
 from hotseat.core.errors import Unreachable
 from hotseat.engines.access import EngineAccess
 from hotseat.gateway import relay
-from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.response import ResponseSink
 from hotseat.gateway.mock_answers import FailedExchange, MockExchange, requested_text
 from hotseat.secret_values import SecretMissing
@@ -43,11 +41,6 @@ def reach(  # noqa: PLR0917 — the last ones are those of an Exchange
     call.address = access.dial(call.address)
     call.encoded = None  # other Models with the same host have other headers
     return kind(connections, call, response, done, extra)
-
-
-def engine_name(routed: RoutedRequest) -> str:
-    """Return the name of the model to its engine."""
-    return name_for_engine(routed.route.model, routed.requested_name)
 
 
 def dial_address(route: ModelRoute, address: str) -> str:

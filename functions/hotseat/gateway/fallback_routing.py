@@ -113,7 +113,7 @@ class RoutedRequest:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return headers with the Model that answers, and the fallback, if one was used."""
-        own = _model_headers(self.route.model.shown_name)
+        own = _model_headers(self.route.shown_name)
         if self.held:
             own = (*own, *self.queue_headers)
         if self.fallback_used is None:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
+from hotseat.api.wildcards import name_for_engine
 from hotseat.core.errors import HotseatError
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead
-from hotseat.gateway.engine_exchange import engine_name, reach
+from hotseat.gateway.engine_exchange import reach
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.filters import changes_of
 from hotseat.gateway.form import Form, form_edits
@@ -70,7 +71,9 @@ class FormRequest(InferenceRequest):
         if self._news is not None:
             self._news.end()
         changes = changes_of(routed, begun=self._response.begun)
-        edits = form_edits(form, engine_name(routed), self._head.boundary, changes)
+        edits = form_edits(
+            form, name_for_engine(routed.route.model, routed.requested_name), self._head.boundary, changes
+        )
         self._upload = spooled.upload(edits)
         self._send(routed, b"")
 

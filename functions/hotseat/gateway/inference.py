@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.api.model import ResponseModelName
+from hotseat.api.wildcards import name_for_engine
 from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import Cancelled, HotseatError, Unreachable
@@ -18,7 +19,7 @@ from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
 from hotseat.gateway.body import Body
 from hotseat.gateway.browsers import sandboxed
-from hotseat.gateway.engine_exchange import dial_address, engine_name, reach
+from hotseat.gateway.engine_exchange import dial_address, reach
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
 from hotseat.gateway.filters import changes_of, filtered
@@ -199,7 +200,7 @@ class InferenceRequest:
         if requested and (names := registry.names) is not None:
             requested = names.resolve(requested, route.capability)
         target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
-        self._model = target.model.shown_name
+        self._model = target.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
@@ -217,7 +218,7 @@ class InferenceRequest:
 
     def _translate_early(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         """Translate the request before it can load anything, and submit it."""
-        name, asked = engine_name(routed), _asked(routed, body)
+        name, asked = name_for_engine(routed.route.model, routed.requested_name), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
             self._ready = (name, asked, routed.route, translation)
@@ -313,7 +314,9 @@ class InferenceRequest:
     def _relay(self, routed: RoutedRequest) -> None:
         body = self._body
         assert body is not None  # noqa: S101
-        name, changes = engine_name(routed), changes_of(routed, begun=self._response.begun)
+        model = routed.route.model
+        name = name_for_engine(model, routed.requested_name)
+        changes = () if model.spec.filters is None else changes_of(routed, begun=self._response.begun)
         if self._news is not None:
             self._news.end()
         self._translation = None
@@ -366,7 +369,7 @@ class InferenceRequest:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
         call = relay.Call(
-            routed.address,
+            routed.pending_request.address if routed.attempts is None else routed.address,
             "POST",
             target,
             fields,
@@ -374,14 +377,18 @@ class InferenceRequest:
             spec.lifecycle.response_start_timeout or None,
             plain=plain,
             encoded=encoded,
-            judge=routed.judge,
+            judge=None if routed.attempts is None else routed.judge,
         )
         if head.in_query:
             self._put_into_query(call)
         as_it_is = translation is None and routed.fallback_used is None and spec.response_model_name is _ENGINE
         sink = response if as_it_is else self._sink(routed)
-        access, make = routed.route.access, relay.Exchange
-        exchange_of = make if access is None else partial(reach, access, make, self._route.capability)
+        exchange_of: Callable[..., relay.Exchange] = relay.Exchange
+        if (access := routed.route.access) is not None:
+            if access.as_it_is:
+                call.patience, call.limited_by = access.limit(self._route.capability)
+            else:
+                exchange_of = partial(reach, access, relay.Exchange, self._route.capability)
         exchange = exchange_of(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
@@ -564,7 +571,7 @@ class InferenceRequest:
             inference.metrics.refused(self._model, self._route.label, status)
             return
         routed.finish()
-        name = routed.route.model.shown_name
+        name = routed.route.shown_name
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)

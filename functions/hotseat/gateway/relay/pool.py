@@ -24,6 +24,7 @@ from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
 from hotseat.engines.access import DialAddress
 from hotseat.gateway.limits import shortage
 from hotseat.gateway.relay.response_parser import ResponseParser, response_heads
+from hotseat.gateway.relay.time_limits import TimeLimits
 from hotseat.gateway.relay.tls import TlsContexts, tls_failed
 
 WRITE_BUFFER = 262_144
@@ -373,6 +374,7 @@ class Connections:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
         self._tls = TlsContexts()
+        self.time_limits = TimeLimits()  # of exchanges
         self._lookups: dict[tuple[str, int], asyncio.Task[Addresses]] = {}
 
     def take(self, address: str) -> EngineConnection | None:
