@@ -360,6 +360,11 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "adapter with a name of the base": (
         vllm(names=["b"], loras=[{"name": "b", "source": "/x"}]), "spec.loras[0].name", "loras has a name that names has too"
     ),
+    "adapters that sleep deeply": (
+        vllm(loras=[{"name": "b", "source": "/x"}], vllm={"sleepLevel": 2}, lifecycle={"release": "Park"}),
+        "spec",
+        "vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters",
+    ),
     "adapter of an unknown scheme": (
         vllm(loras=[{"name": "b", "source": "hg://o/r"}]), "spec.loras", "source begins with something unknown"
     ),
@@ -444,6 +449,7 @@ GOOD: dict[str, Json] = {
     "tei on a CPU": model("tei", source="pvc://c/p", resources={"gpus": 0}),
     "whispercpp": model("whispercpp", source="hf://ggerganov/whisper.cpp/ggml-base.bin", args=["--threads", "4"]),
     "ollama with slots": model("ollama", source="ollama://hf.co/o/r:Q4_K_M", concurrency=4, env=[{"name": "OLLAMA_DEBUG"}]),
+    "adapters that sleep": vllm(loras=[{"name": "b", "source": "/b"}], vllm={"sleepLevel": 1}, lifecycle={"release": "Park"}),
     "adapters": vllm(loras=[{"name": "B c", "source": "hf://o/b"}, {"name": "d", "source": "/d"}]),
     "virtual models and profiles": workspace(
         virtualModels=[

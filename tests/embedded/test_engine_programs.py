@@ -95,6 +95,25 @@ def test_sglang_sleeps_and_wakes(up: Up, programs: Path) -> None:
     assert [row["model"] for row in hotseat.mock_lines() if row["event"] == "wake"] == ["a", "b"]
 
 
+def test_vllm_wakes_from_level_2_with_its_weights_read_again(up: Up, programs: Path) -> None:
+    """In the order of vllm-project/vllm, docs/features/sleep_mode.md, and then its prefix cache is reset."""
+    weights = programs / "weights"
+    weights.touch()
+    park = {"vllm": {"sleepLevel": 2}, "lifecycle": {"release": "Park"}}
+    hotseat = start(up, programs, *(model("vllm", weights, name, **park) for name in ("a", "b")))
+    for name in "aba":
+        assert hotseat.ask(name).by == name
+    told = [(row["event"], row.get("query"), row.get("body")) for row in hotseat.mock_lines() if row["model"] == "a"]
+    slept = told.index(("sleep", None, None))
+    assert told[slept + 1 : slept + 5] == [
+        ("wake_up", "tags=weights", ""),
+        ("collective_rpc", "", '{"method": "reload_weights"}'),
+        ("wake", None, None),
+        ("reset_prefix_cache", "", ""),
+    ]
+    assert hotseat.loads() == {"a": 1, "b": 1}
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[str]:
     """A server that has an adapter."""

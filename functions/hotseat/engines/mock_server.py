@@ -41,7 +41,9 @@ INFERENCE = {
 }  # fmt: skip
 
 
-SLEEP = {("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping")}
+SLEEP = {
+    ("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping"), ("POST", "/collective_rpc"), ("POST", "/reset_prefix_cache"),
+}  # fmt: skip
 # What SGLang has in their place, with a body.
 SGLANG_SLEEP = {"/release_memory_occupation": "/sleep", "/resume_memory_occupation": "/wake_up"}
 
@@ -320,6 +322,9 @@ class MockServer:
         if request.path in SGLANG_SLEEP and not request.body:
             return 422, {"detail": "Field required"}
         what = {"/sleep": "sleep", "/wake_up": "wake"}.get(SGLANG_SLEEP.get(request.path, request.path))
+        if request.query == "tags=weights" or (what is None and request.method == "POST"):
+            self.log(request.path[1:], query=request.query, body=request.body.decode())
+            what = None  # it sleeps until the rest is woken, as vLLM does (docs/features/sleep_mode.md)
         if f"{what}-hangs" in self.faults:
             time.sleep(float("1e6"))
         if f"{what}-fails" in self.faults:

@@ -34,6 +34,9 @@ class Vllm:
         parts = spec.vllm.tensor_parallel_size if spec.vllm else None
         if parts and 0 < spec.resources.gpus < parts:
             problems.append(f"vllm.tensorParallelSize is {parts}, but resources.gpus is {spec.resources.gpus}")
+        if spec.loras and spec.lifecycle.release is OnIdle.PARK and spec.vllm and spec.vllm.sleep_level == 2:  # noqa: PLR2004
+            # vllm-project/vllm#39934: reload_weights fails if LoRA is enabled, at least up to 0.17.
+            problems.append("vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters: use 1")
         base = (model.name, model.engine_model_name)
         problems += [
             f"loras[{index}].name is {each.name}, which is the name of the base model: use another"

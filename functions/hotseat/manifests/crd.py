@@ -106,6 +106,11 @@ def _engines() -> Iterator[Rule]:
     split = "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || self.resources.gpus == 0"
     fits = f"{split} || self.vllm.tensorParallelSize <= self.resources.gpus"
     yield for_engine("vllm", fits), "vllm.tensorParallelSize is more than resources.gpus"
+    level = (
+        "self.lifecycle.release != 'Park' || !has(self.vllm) || !has(self.vllm.sleepLevel) || self.vllm.sleepLevel != 2"
+    )
+    wakes = f"!has(self.loras) || size(self.loras) == 0 || {level}"
+    yield for_engine("vllm", wakes), "vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters"
     for name in ("llamacpp", "tgi", "tei", "ollama", "whispercpp", "custom", "external"):
         sleeps = "self.lifecycle.release != 'Park' || (has(self.lifecycle.sleep) && size(self.lifecycle.sleep) > 0)"
         yield (

@@ -1,5 +1,6 @@
 """Engines describe how to run a server program; nothing is started here."""
 
+import re
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.engines.base import ENTRY_POINTS, EngineError, Placement, is_remote, load_engine
+from hotseat.manifests import load
 
 
 def model(engine: str, **spec: object) -> Model:
@@ -44,6 +46,16 @@ def test_the_docs_have_a_row_for_each_engine_with_what_it_can_do() -> None:
         assert parks.startswith("yes" if hasattr(engine, "sleep") else ("no", "with `lifecycle.sleep`")), name
         assert {api.value for api in getattr(engine, "apis", ())} <= {*apis.replace(",", "").split()}, name
         assert tested
+
+
+def test_the_examples_of_the_docs_are_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for index, example in enumerate(examples):
+        path = tmp_path / f"{index}.yaml"
+        path.write_text(example)
+        assert load([path]).models
 
 
 @pytest.mark.parametrize("name", ["custom", "external", "llamacpp", "mock"])
