@@ -22,9 +22,11 @@ import pytest
 from hotseat.sources import download
 from hotseat.sources.base import FILES, cached, entry
 from hotseat.sources.fetch import main
-from tests.origins import KINDS, SECRET, Kind, Origins, digest, put_hub, serve, store_by_xet
+from tests.origins import COMMIT, KINDS, SECRET, Kind, Origins, digest, put_hub, serve, store_by_xet
 
 WEIGHTS = random.Random(16).randbytes(3 * 1024 * 1024 + 7)
+
+STALLING = [kind for kind in KINDS if kind != "xet"]  # its storage is a folder here, which does not stall
 
 # A process that is killed by the kernel, without a chance to clean up, when it writes byte LIMIT of a file; or whose disk is
 # full there.
@@ -179,9 +181,8 @@ def test_a_fetch_that_was_killed_before_the_last_step_asks_for_no_byte_again(pla
     assert place.origin.sent < 4096
 
 
+@pytest.mark.parametrize("place", STALLING, indirect=True)
 def test_a_fetch_resumes_after_sigkill_in_the_middle(place: Place) -> None:
-    if place.name == "xet":
-        pytest.skip("its storage is a folder, which does not stall; see the kill at any byte")
     place.origin.stall_after = 2 * 1024 * 1024
     argv = [sys.executable, "-m", "hotseat.sources.fetch", place.source(), "--cache", str(place.cache)]
     with subprocess.Popen(argv, env=place.environment, stdout=subprocess.DEVNULL) as child:
@@ -217,11 +218,9 @@ def test_other_bytes_than_those_of_the_digest_are_refused_and_forgotten(place: P
     assert (code, Path(last["path"]).read_bytes()) == (0, WEIGHTS)
 
 
+# tests/embedded/test_sources.py has it for https. The digest or the commit names the file of the others.
+@pytest.mark.parametrize("place", ["s3", "gs", "az"], indirect=True)
 def test_a_file_that_changed_since_is_begun_anew(place: Place) -> None:
-    if place.name not in ("s3", "gs", "az"):
-        pytest.skip(
-            "tests/embedded/test_sources.py has it for https; the digest or the commit names the file of the others"
-        )
     source = place.source().partition("#")[0]
     partial = entry(source, place.cache) / FILES / "a.gguf.partial"
     for content, validator in ((b"old bytes", '"zero"'), (WEIGHTS + b"longer", '"one"')):
@@ -268,9 +267,8 @@ def test_an_origin_that_recovers_is_waited_for(place: Place) -> None:
     assert place.origin.faults_of_weights == []
 
 
+@pytest.mark.parametrize("place", STALLING, indirect=True)
 def test_two_at_once_fetch_once(place: Place) -> None:
-    if place.name == "xet":
-        pytest.skip("its storage is a folder, which does not stall")
     place.origin.stall_after = 1024
     argv = [sys.executable, "-m", "hotseat.sources.fetch", place.source(), "--cache", str(place.cache)]
     with contextlib.ExitStack() as stack:
@@ -293,8 +291,16 @@ def test_a_file_whose_xet_storage_does_not_answer_comes_by_http(place_of: Callab
     place = place_of("xet")
     place.put()
     place.origin.headers["X-Xet-Hash"] = "ab" * 32  # unknown to its storage
-    code, last, _ = place.fetch()
-    assert (code, Path(last["path"]).read_bytes()) == (0, WEIGHTS)
+    listing = json.loads(place.origin.files["/api/models/org/repo/revision/main"])
+    listing["siblings"] *= 2
+    listing["siblings"][1] = {**listing["siblings"][0], "rfilename": "b.gguf"}
+    place.origin.files["/api/models/org/repo/revision/main"] = json.dumps(listing).encode()
+    place.origin.files[f"/org/repo/resolve/{COMMIT}/b.gguf"] = WEIGHTS
+    code, last, _ = place.fetch("hf://org/repo")
+    assert (code, (Path(last["path"]) / "a.gguf").read_bytes()) == (0, WEIGHTS)
+    assert (Path(last["path"]) / "b.gguf").read_bytes() == WEIGHTS
+    tokens = [each for each in place.origin.asked if "xet-read-token" in each.path]
+    assert len(tokens) == 1, "its storage is asked for one file only"
 
 
 def test_xet_can_be_turned_off(place_of: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch) -> None:

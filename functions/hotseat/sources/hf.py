@@ -66,29 +66,28 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
     # The commit is part of the path, so that files of different commits of a branch are never
     # mixed.
     sha = listing["sha"]
+    storage = xet.XetStorage(f"{endpoint}/api/models/{selection.repo}/xet-read-token/{sha}", headers)
     for file in files:
         name = file["rfilename"]
         url = f"{endpoint}/{selection.repo}/resolve/{sha}/{quote(name, errors='replace')}"
         plain = HttpFile(pool, url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
-        remote = HubFile(plain, f"{endpoint}/api/models/{selection.repo}/xet-read-token/{sha}")
-        download(remote, folder, f"{sha}/{name}", progress.file(name))
+        download(HubFile(plain, storage), folder, f"{sha}/{name}", progress.file(name))
     return _entry_point(folder / sha, selection, sorted(file["rfilename"] for file in files))
 
 
 class HubFile:
     """A file of a hub. It comes by Xet if the hub has stored it so; if that fails, the rest comes by plain HTTP."""
 
-    def __init__(self, plain: HttpFile, token_url: str) -> None:
+    def __init__(self, plain: HttpFile, storage: xet.XetStorage) -> None:
         self.name, self.size, self.sha256 = plain.url, plain.size, plain.sha256
         self._plain = plain
-        self._token_url = token_url
-        self._use_xet = self.size is not None and self.sha256 is not None and xet.enabled()
+        self._storage = storage
 
     @contextmanager
     def open(self, offset: int, validator: str | None) -> Iterator[Content]:
         """Request the bytes from `offset` on."""
-        stored = self._by_xet() if self._use_xet else None
-        if stored is None:
+        digest = self._xet_hash()
+        if digest is None or self.size is None:
             with self._plain.open(offset, validator) as content:
                 yield content
             return
@@ -101,23 +100,21 @@ class HubFile:
                 yield block
 
         try:
-            content = stored.open(offset)
+            content = self._storage.open(digest, self.size, offset)
             yield replace(content, blocks=blocks(content))
         except Interrupted:
-            self._use_xet = arrived
+            self._storage.enabled = arrived
             raise
 
-    def _by_xet(self) -> xet.XetFile | None:
-        """Return the file in Xet's storage; None if it is not there. The hub tells it in its answer, before it redirects."""
+    def _xet_hash(self) -> str | None:
+        """Return the hash of the file in Xet; None if it is not there. The hub tells it before it redirects."""
+        if not self._storage.enabled or self.size is None or self.sha256 is None:
+            return None
         try:
             response = self._plain.pool.request("HEAD", self.name, headers=dict(self._plain.headers), redirect=False)
         except (HTTPError, ValueError):
             return None  # the download tells the problem
-        digest = xet.file_hash(response.headers)
-        if digest is None or self.size is None:
-            self._use_xet = False
-            return None
-        return xet.XetFile(digest, self.size, self._token_url, self._plain.headers)
+        return xet.file_hash(response.headers)
 
 
 def _entry_point(commit_dir: Path, selection: FileSelection, names: list[str]) -> Path:

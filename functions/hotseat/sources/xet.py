@@ -6,7 +6,7 @@ HF_HUB_DISABLE_XET turns this off, as for the hub's client library.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,8 @@ _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _SETTINGS = {
     "telemetry.enabled": False,
     "client.connect_timeout": "10s",
-    "client.read_timeout": "30s",
-    "client.retry_max_attempts": 2,
+    "client.read_timeout": "20s",
+    "client.retry_max_attempts": 1,
     "reconstruction.download_buffer_size": "128mb",
     "reconstruction.download_buffer_limit": "128mb",
     "reconstruction.download_buffer_perfile_size": "64mb",
@@ -27,37 +27,38 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class XetFile:
-    """A file by its hash in Xet. `token_url`: where the hub gives tokens for its storage, by the `headers`."""
+def _allowed() -> bool:
+    return os.environ.get("HF_HUB_DISABLE_XET", "").strip().upper() not in {"1", "ON", "YES", "TRUE"}
 
-    hash: str
-    size: int
+
+@dataclass(slots=True)
+class XetStorage:
+    """The storage of a hub. `token_url`: where the hub gives tokens for it, by the `headers`.
+
+    `enabled`: files may come from it. It is turned off for all files of a fetch when it does not answer.
+    """
+
     token_url: str
     headers: Mapping[str, str]
+    enabled: bool = field(default_factory=_allowed)
 
-    def open(self, offset: int) -> Content:
-        """Return the bytes from `offset` on. Raise Interrupted if the storage cannot be reached."""
-        session, file_info = _session()
+    def open(self, digest: str, size: int, offset: int) -> Content:
+        """Return the bytes of a file from `offset` on, by its hash. Raise Interrupted if the storage cannot be reached."""
         try:
+            session, file_info = _session()
             group = session.new_download_stream_group(
                 token_refresh_url=self.token_url, token_refresh_headers=dict(self.headers)
             )
-            stream = group.download_stream(file_info(self.hash, self.size), start=offset)
+            stream = group.download_stream(file_info(digest, size), start=offset)
         except Exception as error:  # the library has no class for its errors
             raise _interrupted(error) from None
-        return Content(offset, _blocks(stream), total=self.size)
+        return Content(offset, _blocks(stream), total=size)
 
 
 def file_hash(headers: Mapping[str, str]) -> str | None:
     """Return the hash that a hub states in the headers of a file; None if it is not stored by Xet."""
     stated = headers.get("X-Xet-Hash", "")
     return stated if _HASH.fullmatch(stated) else None
-
-
-def enabled() -> bool:
-    """Whether files may come by Xet."""
-    return os.environ.get("HF_HUB_DISABLE_XET", "").strip().upper() not in {"1", "ON", "YES", "TRUE"}
 
 
 def _blocks(stream: Any) -> Iterator[bytes]:
