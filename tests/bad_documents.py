@@ -365,6 +365,10 @@ GOOD: dict[str, Json] = {
     "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),
     "fields in braces": custom("{port}{host}", "{{x}}", "{{{name}}}", "{env:A_1}", "{model}", source="s3://b/k"),
     "a port of its own": custom("x", port=80),
+    "fields with a dollar": custom("${port}", "$${HOME}", "${env:HOME}"),
+    "what the models of a workspace share": workspace(
+        modelDefaults={"engine": "mock", "lifecycle": {"idleTimeout": "5m"}, "args": ["${a}"]}, macros={"a": "${b}", "b-1": ""}
+    ),
     "engine of one's own that sleeps": custom(
         PORT,
         lifecycle={

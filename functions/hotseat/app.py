@@ -27,8 +27,9 @@ from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi import Gateway, create_gateway
-from hotseat.manifests.files import Debouncer, snapshot
-from hotseat.manifests.loading import Manifest, load
+from hotseat.importing.loading import Inputs, load, snapshot
+from hotseat.manifests.files import Debouncer
+from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
@@ -47,9 +48,9 @@ APPLY_TIME = 5.0  # seconds after a reload until its message is printed anyway
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one machine. `files` has documents or folders of them. It is empty if they came from standard input."""
+    """Settings of one machine."""
 
-    files: tuple[Path, ...]
+    inputs: Inputs  # what is served
     state_dir: Path
     cache_dir: Path
     keys: tuple[str, ...] = ()
@@ -154,7 +155,7 @@ class App:
 
     def begin(self) -> None:
         """Stop engines of an earlier run, apply the documents, and watch their files."""
-        before = snapshot(self.settings.files)
+        before = snapshot(self.settings.inputs)
         self._apply(self.manifest)
         threading.Thread(target=self._watch_files, args=(before,), name="documents", daemon=True).start()
 
@@ -167,11 +168,11 @@ class App:
 
         `before` is the state of the files when they were first read.
         """
-        debouncer = Debouncer() if self.settings.watch and self.settings.files else None
+        debouncer = Debouncer() if self.settings.watch and self.settings.inputs.can_reload else None
         while not self._closed:
             requested = self._wait_for_reload(None if debouncer is None else debouncer.pause)
             try:
-                state = snapshot(self.settings.files) if debouncer is not None else before
+                state = snapshot(self.settings.inputs) if debouncer is not None else before
                 if requested or (debouncer is not None and debouncer.update(state, time.monotonic())):
                     self._reload(force=requested or state != before)
             except Exception as error:
@@ -196,17 +197,20 @@ class App:
         with self._lock:
             if self._closed:
                 return
-            if not self.settings.files:
+            if not self.settings.inputs.can_reload:
                 self._report("not reloaded: the documents were read from standard input")
                 return
             try:
-                manifest = load(self.settings.files, known=self.manifest)
+                manifest = load(self.settings.inputs, known=self.manifest)
             except ManifestErrors as errors:
                 self._report(f"not reloaded; the previous documents stay in use:\n{errors}")
                 return
             if manifest is self.manifest and not force:
                 return
             self._apply(manifest)
+            for note in manifest.notes:
+                if note not in self.manifest.notes:
+                    self._report(note)
             old, self.manifest = self.manifest, manifest
         if (old.models, old.workspaces) != (manifest.models, manifest.workspaces):
             self.registry.wait_applied(APPLY_TIME)  # who reads the message may send a request at once

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.templates import check_defaults, check_macros
 from hotseat.api.types import (
     API_VERSION,
     HEADER_PATTERN,
@@ -315,6 +316,19 @@ class WorkspaceSpec(Document):
         "allowed too. Models without a common list are never resident together.",
     )
 
+    model_defaults: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Fields of `spec` that the Models of this Workspace have unless they state them: mappings are merged, all else, "
+        "such as a list, is replaced. Not `names` and `workspace`. On a cluster, a Model must still state what its engine requires, and a "
+        "value that is the default of its field counts as not stated. Not for adopted objects.",
+    )
+    macros: dict[str, Annotated[str, Field(max_length=8192)]] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="Texts by name. `${name}` stands for one in command, args, env, stopCommand, url, source, image and health.path of the "
+        "Models of this Workspace, and in other macros.",
+    )
+
     @field_validator("virtual_models")
     @classmethod
     def _virtual_models_differ(cls, models: tuple[VirtualModel, ...]) -> tuple[VirtualModel, ...]:
@@ -330,6 +344,16 @@ class WorkspaceSpec(Document):
         if active is not None and profiles is not None and active not in profiles:
             raise ValueError(f"activeProfile is {active}, which is not in profiles")
         return active
+
+    @field_validator("model_defaults")
+    @classmethod
+    def _defaults_are_for_all(cls, defaults: dict[str, Any]) -> dict[str, Any]:
+        return check_defaults(defaults)
+
+    @field_validator("macros")
+    @classmethod
+    def _macros_have_names(cls, macros: dict[str, str]) -> dict[str, str]:
+        return check_macros(macros)
 
     @field_validator("return_to_default")
     @classmethod

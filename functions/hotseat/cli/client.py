@@ -146,6 +146,11 @@ class Client:
         with self.near_miss(model):
             return self.act(f"/api/models/{_segment(model)}/unload", wait=wait)
 
+    def park(self, model: str, *, wait: bool = True) -> Any:
+        """Put a model to sleep."""
+        with self.near_miss(model):
+            return self.act(f"/api/models/{_segment(model)}/park", wait=wait)
+
     def pin(self, model: str, *, wait: bool = True) -> Any:
         """Load a model and keep it loaded."""
         with self.near_miss(model):

@@ -1,4 +1,4 @@
-"""Commands for a running hotseat: show its state, load, unload, pin and unpin models."""
+"""Commands for a running hotseat: show its state, load, unload, park, pin and unpin models."""
 
 import json
 import sys
@@ -272,6 +272,35 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
     print_as(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
+
+
+@click.command(cls=Command, examples=["hotseat park gemma", "hotseat park gemma --no-wait"])
+@model_argument
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the accelerator is free (default), or return immediately."
+)
+@output_option("table", "json")
+@server_options(top=False)
+@click.pass_context
+def park(ctx: click.Context, model: str, wait: bool, output: str) -> None:
+    """Put a model to sleep: its process stays, and the accelerator is free. Requests in flight finish first.
+
+    The next request wakes it. For models with `lifecycle.release: Park`, or with requests for sleep and wake in their documents.
+    """
+    client = connect(ctx)
+    with _watching(client, f"{model}  parking", wanted=wait):
+        answer = client.park(model, wait=wait)
+    print_as(output, answer, [], _parked_text(answer) if wait else f"{printable(answer['model'])} {answer['state']}")
+
+
+def _parked_text(answer: Row) -> str:
+    """Return what a command to park has done: how long it took, what is free now, and what the engine still holds."""
+    name, state, seconds = printable(answer["model"]), answer["state"], answer["seconds"]
+    if state != "parked":
+        return f"{name} {state}: it was stopped instead, after {took(seconds)}; `hotseat events` says why"
+    gpus, memory, held = answer["gpus"], _bytes(answer["accelerator_memory"]), _bytes(answer["host_memory"])
+    freed = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" ({memory})" if memory else "")
+    return f"{name} parked in {took(seconds)}; freed {freed}" + (f", holds {held} of host memory" if held else "")
 
 
 @click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "chat": ("hotseat.cli.chat", "Chat with a model."),
     "load": ("hotseat.cli.commands", "Load a model."),
     "unload": ("hotseat.cli.commands", "Unload a model, or all models."),
+    "park": ("hotseat.cli.commands", "Put a model to sleep: its process stays, and the accelerator is free."),
     "pin": ("hotseat.cli.commands", "Load a model and keep it loaded."),
     "unpin": ("hotseat.cli.commands", "Allow a pinned model to be evicted again."),
     "logs": ("hotseat.cli.commands", "Print the log of a model's engine."),

@@ -23,7 +23,9 @@ from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
 from hotseat.gateway.threads import Threads
-from hotseat.manifests.loading import Manifest, load
+from hotseat.importing.loading import Inputs, load, wait_settled
+from hotseat.manifests.files import name_of
+from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
@@ -33,6 +35,8 @@ IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
 
 EXAMPLES = (
     "hotseat up -f models.yaml",
+    "hotseat up config.yaml",
+    "hotseat up --models-dir ~/models",
     "hotseat up -f models.d/ --port 9000 --api-key-file keys.txt",
     "hotseat up -f models.yaml --host 0.0.0.0 --api-key sk-mine",
     "hotseat import config.yaml | hotseat up -f - --dry-run",
@@ -81,8 +85,14 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 @click.command(cls=Command, examples=EXAMPLES)
-@click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
-              help="Documents to serve. Can be repeated. - is standard input.")  # fmt: skip
+@click.argument("named", metavar="[FILE|DIR]...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR",
+              help="Documents to serve, or a configuration of llama-swap. Can be repeated. - is standard input.")  # fmt: skip
+@click.option("--config-dir", "config_dirs", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True, metavar="DIR",
+              help="Folder of documents, or of parts of a configuration of llama-swap, which are merged. The same as -f DIR.")  # fmt: skip
+@click.option("--models-dir", "models_dirs", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True, metavar="DIR",
+              help="Folder of GGUF files, each of which is served by llama.cpp. Can be repeated, and combined with documents, which "
+                  "take precedence.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -151,7 +161,10 @@ def _open_nonblocking(path: str, flags: int) -> int:
 )
 @dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
+    named: tuple[Path, ...],
     files: tuple[Path, ...],
+    config_dirs: tuple[Path, ...],
+    models_dirs: tuple[Path, ...],
     host: str,
     port: int,
     admin_port: int | None,
@@ -178,17 +191,17 @@ def up(  # noqa: PLR0917 — one parameter an option
 ) -> None:
     """Serve the models of a file or a folder.
 
+    FILE has documents of kind Model and Workspace, or is a config.yaml of llama-swap or llmsnap, which is converted as by
+    `hotseat import`. DIR is a folder of such files.
+
     The models take turns on the accelerator. A request for a model that is not loaded is queued until the loaded model has
     finished its requests and is stopped, and the requested model is ready. Changes of the file are applied while hotseat runs,
     also on SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops immediately.
     """
     json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
-    try:
-        manifest = load(files)
-    except ManifestErrors as errors:
-        click.echo(str(errors), err=True)
-        sys.exit(2)
+    inputs = Inputs((*named, *files, *config_dirs), tuple(path.absolute() for path in models_dirs))
+    manifest = _read(inputs)
     end_if_dry_run(manifest, host, port, (cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute())
     all_keys = (*keys, *_read_keys(api_key_file))
     if not all_keys and not no_auth and not _is_loopback(host):
@@ -202,7 +215,7 @@ def up(  # noqa: PLR0917 — one parameter an option
                 raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
             used[other] = option
     settings = Settings(
-        files=() if Path("-") in files else files,
+        inputs=inputs,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
         cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
         keys=all_keys,
@@ -272,9 +285,27 @@ def _serve(  # noqa: PLR0917 — what the options say
     Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value).run()
 
 
+def _read(inputs: Inputs) -> Manifest:
+    """Return what is to be served, and print what was changed in a conversion. End this process if there is a problem."""
+    if not inputs.files and not inputs.models_dirs:
+        raise click.UsageError("nothing to serve: name a file of documents, or use --models-dir DIR")
+    unsettled = wait_settled(inputs.models_dirs)
+    try:
+        manifest = load(inputs)
+    except ManifestErrors as errors:
+        click.echo(str(errors), err=True)
+        sys.exit(2)
+    for line in (*manifest.notes, *(f"{name_of(path)}: still being written, not a Model yet" for path in unsettled)):
+        click.echo(f"warning: {line}", err=True)
+    if inputs.models_dirs and not manifest.models:
+        folders = ", ".join(map(name_of, inputs.models_dirs))
+        raise click.ClickException(f"no GGUF file in {folders}, so there is no Model to serve; names must end in .gguf")
+    return manifest
+
+
 def _newest(settings: Settings, manifest: Manifest) -> Manifest:
     try:
-        return load(settings.files, known=manifest) if settings.files else manifest
+        return load(settings.inputs, known=manifest) if settings.inputs.can_reload else manifest
     except ManifestErrors as errors:
         click.echo(f"the documents from the start of hotseat stay in use:\n{errors}", err=True)
         return manifest

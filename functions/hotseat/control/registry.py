@@ -60,6 +60,12 @@ class WorkspaceHandle(Protocol):
         Raise Unavailable otherwise. timeout 0: do not wait.
         """
 
+    def park(self, model: str, timeout: float | None) -> ModelStatus:
+        """Put a loaded model to sleep and wait until it is off the accelerator.
+
+        Raise Conflict if it cannot be, and Unavailable if it takes longer. timeout 0: do not wait.
+        """
+
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
         """Load a model and protect it from eviction.
 

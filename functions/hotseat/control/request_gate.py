@@ -132,6 +132,7 @@ class RequestGate:
         size: int = 0,
         since: float | None = None,
         retry_after: float | None = None,
+        keep_alive: float | None = None,
     ) -> PendingRequest:
         """Submit a request. It is dispatched (`dispatched` is set) or queued (use `on_settled`).
 
@@ -140,13 +141,23 @@ class RequestGate:
         that cannot meet it is refused immediately. `size` is the size of its body in bytes. `since` is the
         time at which it was first queued, if it comes from another Workspace. With `retry_after`, raise
         ModelLoading if the model is not ready, and have it loaded: its client is told to try again after so
-        many seconds at least.
+        many seconds at least. `keep_alive` is how many seconds the engine that serves it stays without a request.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         pending_request = PendingRequest(next(self._ids))
         arrival = RequestArrived(
-            now, pending_request.request, model, priority, at_once, tenant, deadline, size, since, retry_after
+            now,
+            pending_request.request,
+            model,
+            priority,
+            at_once,
+            tenant,
+            deadline,
+            size,
+            since,
+            retry_after,
+            keep_alive,
         )
         try:
             self._pending_requests[pending_request.request] = pending_request
@@ -265,6 +276,10 @@ class RequestGate:
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
         return self._owner.call(read)
+
+    def keep_alive(self, instance: str) -> float | None:
+        """Return how many seconds an instance stays without a request, as a request at this router said. None: none did."""
+        return self._owner.call(lambda: self._machine.keep_alive(instance))
 
     @property
     def residency(self) -> Residency:

@@ -85,10 +85,16 @@ def scheduling_spec_of(
         replicas=1 if fetch_ahead else scheduling.replicas,  # on a cluster, one instance has several pods
         pods=pods,
         park=may_park and lifecycle.release is OnIdle.PARK,
+        can_park=may_park and can_park(model),
         host_memory=resources.memory,
         prompt_timeout=workspace.spec.prompt_cache.timeout if saves_prompts else 0.0,
         prompts_at_exit=workspace.spec.prompt_cache.keep_at_exit,
     )
+
+
+def can_park(model: Model) -> bool:
+    """Whether a Model can be parked by a command: it parks anyway, or states how."""
+    return model.spec.lifecycle.release is OnIdle.PARK or bool(model.spec.lifecycle.sleep)
 
 
 def fingerprint(model: Model) -> str:

@@ -1,4 +1,4 @@
-"""Admin routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+"""Admin routes: health, running models, load, unload, park, pin and unpin, logs, events, switches and metrics.
 
 No GET loads a model.
 """
@@ -28,7 +28,7 @@ from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
-from hotseat.gateway.unloading import unload_all_models
+from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
@@ -125,6 +125,23 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
     @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
     def unload(name: str) -> tuple[Response, int]:
         return command(name, "unload")
+
+    @blueprint.post("/api/models/<model:name>/park")
+    @documented(
+        "Put a Model to sleep: its process stays, and the accelerator is free",
+        404,
+        409,
+        ok=(200, 202),
+        query={"wait": _WAIT},
+    )
+    def park_model(name: str) -> tuple[Response, int]:
+        wait = _wait()
+        return jsonify(park(registry, name, concurrency, wait)), _done(wait)
+
+    @blueprint.post("/api/models/sleep/<model:name>")  # llmsnap's
+    @documented("Put a Model to sleep", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    def sleep_model(name: str) -> tuple[Response, int]:
+        return park_model(name)
 
     @blueprint.post("/api/models/<model:name>/unpin")
     @documented("Allow a Model to be evicted again", 404, 409)

@@ -303,6 +303,7 @@ class RoutedRequest:
             size=self._size,
             since=since,
             retry_after=retry_after(route) if self.refuses else None,
+            keep_alive=its.keep_alive,
         )
 
 

@@ -30,6 +30,7 @@ from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
 from hotseat.gateway.unnamed_model import unnamed_model
+from hotseat.gateway.wait_headers import with_keep_alive
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -223,6 +224,8 @@ class InferenceRequest:
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
+        if self._route.unloads is not None:
+            options = with_keep_alive(options, body.raw)
         if (body.model is None or self._head.in_query) and not self._loads(body):
             why = UNNAMED_LOADS_NOTHING if routed.requested_name is None else GET_LOADS_NOTHING
             routed.submit_if_ready(options, why)

@@ -1,22 +1,39 @@
 """Convert a configuration of llama-swap or llmsnap to documents."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hotseat.api.types import API_VERSION, Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Loading
 from hotseat.importing.commands import Macros
+from hotseat.importing.fragments import merge
 from hotseat.importing.groups import ResidencyRules, residency_rules
 from hotseat.importing.models import Common, ModelImport, external_models, labels
 from hotseat.importing.reader import TOP_KEYS, TOP_LOST, Reader
 from hotseat.importing.writer import Draft, Imported, Note, compact, write
-from hotseat.manifests.nodes import parse
+from hotseat.manifests.files import Text
+from hotseat.manifests.nodes import Tree, parse
 from hotseat.manifests.problems import ManifestErrors, Problem
 
 
 def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
     """Return the documents for a configuration. Raise ManifestErrors if llama-swap would not accept it."""
-    reader = _open(content, file)
+    return _convert(_open(content, file), file, environ)
+
+
+def convert_texts(texts: Sequence[Text], environ: Mapping[str, str]) -> Imported:
+    """Return the documents for a configuration in several files. Raise ManifestErrors if llama-swap would not accept it."""
+    parts = [(tree, text.name) for text in texts for tree in _trees(text.content, text.name)]
+    merged = merge(parts)
+    if not isinstance(merged.tree.data.get("models"), dict):
+        allowed = "a configuration of llama-swap or llmsnap, with models"
+        raise ManifestErrors(merged.problems or [Problem(texts[0].name, "cannot be imported", allowed=allowed)])
+    reader = Reader(merged.tree, texts[0].name, merged.files)
+    reader.problems += merged.problems
+    return _convert(reader, ", ".join(text.name for text in texts), environ)
+
+
+def _convert(reader: Reader, file: str, environ: Mapping[str, str]) -> Imported:
     names = labels(reader.mapping(("models",)), _others(reader))
     shared = reader.mapping(("macros",))
     rules = residency_rules(reader, names)
@@ -54,16 +71,21 @@ HEAD = (
 
 
 def _open(content: str, file: str) -> Reader:
-    trees = list(parse(content, file, yaml_1_2=True))
-    wrong = [tree for tree in trees if isinstance(tree, Problem)]
-    if wrong or len(trees) != 1:
-        raise ManifestErrors(wrong or [Problem(file, f"has {len(trees)} documents; a configuration is one")])
+    trees = _trees(content, file)
+    if len(trees) != 1:
+        raise ManifestErrors([Problem(file, f"has {len(trees)} documents; a configuration is one")])
     (tree,) = trees
-    assert not isinstance(tree, Problem)  # noqa: S101 - told above
     if not isinstance(tree.data, dict) or not isinstance(tree.data.get("models"), dict):
         allowed = "a configuration of llama-swap or llmsnap, with models"
         raise ManifestErrors([Problem(file, "cannot be imported", allowed=allowed)])
     return Reader(tree, file)
+
+
+def _trees(content: str, file: str) -> list[Tree]:
+    trees = list(parse(content, file, yaml_1_2=True))
+    if wrong := [tree for tree in trees if isinstance(tree, Problem)]:
+        raise ManifestErrors(wrong)
+    return [tree for tree in trees if isinstance(tree, Tree)]
 
 
 def _others(reader: Reader) -> list[str]:

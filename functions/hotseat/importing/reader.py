@@ -1,6 +1,7 @@
 """Typed access to a foreign configuration file, and what becomes of each of its settings."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hotseat.manifests.nodes import Tree
@@ -44,10 +45,11 @@ _WORDS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": Fa
 
 
 class Reader:
-    """One YAML document. `problems` collects its problems."""
+    """One YAML document. `problems` collects its problems. `files` has the file of each field, if it is merged from several."""
 
-    def __init__(self, tree: Tree, file: str) -> None:
+    def __init__(self, tree: Tree, file: str, files: Mapping[Path, str] = MappingProxyType({})) -> None:
         self.file = file
+        self._files = files
         self.problems: list[Problem] = list(tree.problems)
         self._tree = tree
 
@@ -55,7 +57,12 @@ class Reader:
         """Add a problem of a field."""
         line, column = self._tree.position(path)
         seen = "" if found is None else shown(found)
-        self.problems.append(Problem(self.file, message, "", line, column, dotted(path), seen, allowed, hint))
+        self.problems.append(Problem(self._file_of(path), message, "", line, column, dotted(path), seen, allowed, hint))
+
+    def _file_of(self, path: Path) -> str:
+        while path and path not in self._files:
+            path = path[:-1]
+        return self._files.get(path, self.file)
 
     def line(self, path: Path) -> int:
         """Return the line of a field."""
@@ -64,7 +71,8 @@ class Reader:
     def unknown(self, path: Path, known: Iterable[str]) -> str:
         """Return the text of a note on a setting that the importer does not know: its line, and a known one like it."""
         hint = did_you_mean(str(path[-1]), known)
-        return f"line {self.line(path)}: not known to this importer{f'; {hint}' if hint else ''}"
+        file = f"{self._file_of(path)}, " if self._files else ""
+        return f"{file}line {self.line(path)}: not known to this importer{f'; {hint}' if hint else ''}"
 
     def get(self, path: Path) -> Any:
         """Return a field, or None if it is not set."""

@@ -16,6 +16,7 @@ from hotseat.api.model import Capability, FetchBy, Model
 from hotseat.api.types import Json
 from hotseat.engines import vllm
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote, load_engine
+from hotseat.engines.placeholders import filled
 from hotseat.kube.constants import (
     CACHE,
     CACHE_VARIABLE,
@@ -59,6 +60,7 @@ class Program:
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the Model, with their placeholders filled in
 
 
 def needs_fetch(model: Model) -> bool:
@@ -90,14 +92,17 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     port = model.spec.port or PORT
     image = model.spec.image or IMAGES.get(engine.name)
     health_path = model.spec.health.path or engine.health_path(model)
-    if image is None or engine.name not in _WITHOUT_HOTSEAT:
-        return Program(image or settings.image, port, health_path, own=True, command=OWN_COMMAND, env=_own_env(model))
     placement = Placement("0.0.0.0", port, weights_path(model, weights))  # noqa: S104 - inside its pod
+    ready = filled(model, placement, lambda name: f"$({name})")
+    variables = {variable.name: variable.value for variable in ready.spec.env}
+    if image is None or engine.name not in _WITHOUT_HOTSEAT:
+        own = _own_env(model)
+        return Program(image or settings.image, port, health_path, True, OWN_COMMAND, env=own, variables=variables)
     try:
-        command, args = _command(model, engine, placement)
+        command, args = _command(ready, engine, placement)
     except EngineError as problem:
         raise CannotMake(str(problem)) from problem
-    return Program(image, port, health_path, own=False, command=command, args=args, env=_CACHES)
+    return Program(image, port, health_path, own=False, command=command, args=args, env=_CACHES, variables=variables)
 
 
 def cpu_image(model: Model, settings: ClusterSettings) -> str:
@@ -147,12 +152,14 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
     """Return the engine's container of a pod."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
     env |= program.env
-    env |= {variable.name: variable.value for variable in model.spec.env}
+    env |= program.variables
+    # A kubelet puts a variable into others that follow it.
+    variables = sorted(env.items(), key=lambda variable: ("$(" in variable[1], variable[0]))
     container: Json = {
         "name": CONTAINER,
         "image": program.image,
         "ports": [{"containerPort": program.port}],
-        "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
+        "env": [{"name": name, "value": value} for name, value in variables],
         "resources": _resources(model, settings),
         # A failure does not stop requests, which go to the pod directly. A busy engine may not
         # answer for a while.

@@ -33,9 +33,14 @@ def each(field: str, pattern: str, *, matches: bool) -> str:
     return f"!has(self.{field}) || self.{field}.all(text, {'' if matches else '!'}text.matches(r'{pattern}'))"
 
 
+def _used(name: str, *, macros: bool = False) -> str:
+    """Return a pattern of a field in braces, or with `macros` of any macro: what is in that is known to the Workspace only."""
+    return r"(\{" + name + r"\}|\$\{[^{}]+\})" if macros else r"\{" + name + r"\}"
+
+
 def any_uses(name: str) -> str:
-    """Return a test whether command or args contain a field in braces. Doubled braces are literal."""
-    pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*\{" + name + r"\}"
+    """Return a test whether command or args contain a field in braces, of which `name` is the pattern. Doubled braces are literal."""
+    pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*" + name
     return " || ".join(
         f"(has(self.{field}) && self.{field}.exists(text, text.matches(r'{pattern}')))" for field in ("command", "args")
     )
@@ -79,11 +84,14 @@ def _engines() -> Iterator[Rule]:
             f"engine external starts nothing, so {field} has no meaning",
         )
     for field in ("command", "args"):
-        pattern = r"^([^{}]|\{\{|\}\}|" + _FIELD + ")*$"
+        pattern = r"^([^{}]|\{\{|\}\}|\$\{[^{}]*\}|" + _FIELD + ")*$"
         message = f"{field}: fields are {{port}}, {{host}}, {{model}}, {{name}}, {{source}}, {{env:NAME}}; double other braces"
         yield for_engine("custom", each(field, pattern, matches=True)), message
-    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but source is not set"
-    listens = f"has(self.port) || {any_uses('port')}"
+    yield (
+        for_engine("custom", f"has(self.source) || !({any_uses(_used('model'))})"),
+        "{model} is used, but source is not set",
+    )
+    listens = f"has(self.port) || {any_uses(_used('port', macros=True))}"
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 

@@ -286,6 +286,22 @@ def test_unload_one_or_all(fake, hotseat):
     assert hotseat("unload", "--all", "--no-wait").stdout == "all models unloading\n"
 
 
+def test_park_says_how_long_it_took_and_what_it_freed(fake, hotseat):
+    parked = {"model": "gemma", "state": "parked", "seconds": 0.42, "gpus": 1, "accelerator_memory": None}
+    fake.answers["POST /api/models/gemma/park"] = {**parked, "host_memory": 2**30}
+    assert hotseat("park", "gemma").stdout == "gemma parked in 0.42s; freed 1 GPU, holds 1Gi of host memory\n"
+    assert fake.last.query == {"wait": "true"}
+    more = {"gpus": 2, "accelerator_memory": 40 * 2**30, "host_memory": None}
+    fake.answers["POST /api/models/gemma/park"] = parked | more
+    assert hotseat("park", "gemma").stdout == "gemma parked in 0.42s; freed 2 GPUs (40Gi)\n"
+    fake.answers["POST /api/models/gemma/park"] = parked | {"state": "unloaded"} | more
+    assert "it was stopped instead" in hotseat("park", "gemma").stdout
+    fake.answers["POST /api/models/gemma/park"] = parked | {"state": "ready"} | more
+    assert hotseat("park", "gemma", "--no-wait").stdout == "gemma ready\n"
+    fake.answers["POST /api/models/qwen/park"] = error(409, "qwen cannot be parked: its release is Stop.", "conflict")
+    assert "cannot be parked" in hotseat("park", "qwen").stderr
+
+
 def test_pin_waits_for_the_load_and_unpin_for_nothing(fake, hotseat):
     fake.answers["POST /api/models/gemma/pin"] = {"model": "gemma", "state": "ready", "pinned": True}
     fake.answers["POST /api/models/gemma/unpin"] = {"model": "gemma", "state": "ready", "pinned": False}

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -30,6 +31,7 @@ def test_a_snapshot_survives_the_journey() -> None:
     sent = Demand(
         "r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now}, {"w/b@2": 1}, {"c": now + 5}
     )
+    sent = replace(sent, keep_alive={"w/b@2": (90.5, now), "w/a@1": (inf, now)})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
@@ -46,13 +48,15 @@ def test_a_snapshot_survives_the_journey() -> None:
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
     assert read.busy_pods == {"w/b@2": 1}
     assert read.retries == {"c": pytest.approx(now + 5, abs=0.002)}
+    at = pytest.approx(now, abs=0.002)
+    assert read.keep_alive == {"w/b@2": (90.5, at), "w/a@1": (inf, at)}
 
 
 def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:
     written = demand_to_json("w", Demand("r1", 7, 3))
     del written["wanted"]
     read = demand_from_json(written)[1]
-    assert (read.wanted, read.busy_pods, read.retries) == ({}, {}, {})
+    assert (read.wanted, read.busy_pods, read.retries, read.keep_alive) == ({}, {}, {}, {})
 
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])

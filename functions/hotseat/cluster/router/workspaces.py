@@ -20,7 +20,7 @@ from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
-from hotseat.core.errors import Unavailable
+from hotseat.core.errors import Conflict, Unavailable
 from hotseat.core.messages import Residency
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
@@ -115,6 +115,10 @@ class RemoteWorkspace(WorkspaceHandle):
         Raise Unavailable otherwise. timeout 0: do not wait.
         """
         return self._send_command("unload", model, timeout)
+
+    def park(self, model: str, timeout: float | None) -> ModelStatus:  # noqa: ARG002
+        """Raise Conflict: nothing parks on a cluster."""
+        raise Conflict(f"{model} cannot be parked: parking works on one machine only")
 
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
         """Pin a model and wait as `load` does. Raise Unavailable if other pins prevent it."""

@@ -43,6 +43,7 @@ from hotseat.kube.objects import (
 )
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
+from hotseat.manifests.inheritance import as_written, inherit
 
 log = logging.getLogger(__name__)
 
@@ -253,11 +254,12 @@ class _ModelReader:
         try:
             known = {"name": meta["name"], "annotations": _pin(document)}
             spec = {"workspace": self.default_workspace, **document["spec"]}
+            spec, wrong = self._inherit(spec)
             model = Model.model_validate({"metadata": known, "spec": spec})
         except ValidationError as error:
             problem = problems_of(error)
         else:
-            made = self._make(document, model)
+            made = self._make(document, model, wrong)
             if not made.problem:
                 return made
             problem = made.problem
@@ -265,13 +267,22 @@ class _ModelReader:
         good = self._last_good(document) or self._of_an_earlier_run(document)
         return problem if good is None else replace(good, generation=meta["generation"], problem=problem)
 
-    def _make(self, document: Json, model: Model) -> ModelObject:
+    def _inherit(self, spec: Json) -> tuple[Json, list[str]]:
+        """Return the spec with what it inherits from its Workspace, and the problems of its placeholders."""
+        workspace = self.workspaces.get(spec["workspace"])
+        its = (
+            {} if workspace is None else workspace.spec.model_dump(by_alias=True, include={"model_defaults", "macros"})
+        )
+        made, problems = inherit(as_written(spec) if its.get("modelDefaults") else spec, its)
+        return made, list(map(str, problems))
+
+    def _make(self, document: Json, model: Model, wrong: Iterable[str] = ()) -> ModelObject:
         meta = document["metadata"]
         settings = self.settings_in(model.spec.workspace)
         runtime, unusable = self.runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
         uid, path = meta["uid"], self.paths.get(job_name(model))
         objects: tuple[Json, ...] = ()
-        problems, fingerprint, unkept = _account_problems(model, settings), "", None
+        problems, fingerprint, unkept = [*wrong, *_account_problems(model, settings)], "", None
         try:
             if runtime is ClusterRuntime.DEPLOYMENT:
                 served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]

@@ -37,6 +37,7 @@ class SchedulingSpec:
     replicas: int = 1  # maximum of its instances
     pods: int = 1  # maximum of pods of one instance, which its claim is for
     park: bool = False  # it parks instead of stopping, where it can
+    can_park: bool = False  # it can be parked, if an operator says so
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
     prompt_timeout: float = 0.0  # bound on saving, and on restoring, its prompt cache; 0: that is not kept
     prompts_at_exit: bool = False  # it is also saved in a shutdown
@@ -109,6 +110,14 @@ class UnloadOrdered:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkOrdered:
+    """An operator wants a ready model parked: requests in flight, and those that are queued now, are served first."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class PinOrdered:
     """An operator pins a model: it is loaded and not evicted."""
 
@@ -154,6 +163,7 @@ SchedulerStimulus = (
     | LoadOrdered
     | FetchOrdered
     | UnloadOrdered
+    | ParkOrdered
     | PinOrdered
     | UnpinOrdered
     | CachesObserved

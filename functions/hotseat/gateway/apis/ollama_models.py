@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -81,7 +82,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
                     **_row(route.model, route.model.shown_name),
                     "size": memory,
                     "size_vram": memory,
-                    "expires_at": _expiry(route.model),
+                    "expires_at": _expiry(route, resident.instance),
                 }
         return jsonify(models=list(rows.values()))
 
@@ -209,10 +210,11 @@ def _capabilities(model: Model) -> list[str]:
     return [word for word, needed in words.items() if needed & {*stated}]
 
 
-def _expiry(model: Model) -> str:
-    """Return when a Model is unloaded at the latest if no request comes. That can be never."""
-    timeout = model.spec.lifecycle.idle_timeout
-    return format_time(time.time() + timeout) if timeout else _NEVER
+def _expiry(route: ModelRoute, instance: str) -> str:
+    """Return when an instance is unloaded at the latest if no request comes. That can be never."""
+    said = route.handle.gate.keep_alive(instance)
+    timeout = route.model.spec.lifecycle.idle_timeout or inf if said is None else said
+    return _NEVER if timeout == inf else format_time(time.time() + timeout)
 
 
 def _follow(route: ModelRoute, ordered: ModelStatus, departed: Callable[[], bool]) -> Iterator[dict[str, Any]]:

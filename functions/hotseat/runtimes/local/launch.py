@@ -14,6 +14,7 @@ from types import MappingProxyType
 from hotseat.api.model import Model
 from hotseat.engines.base import SECRET_PREFIX, Engine, EngineError, Placement, is_remote
 from hotseat.engines.custom import Custom
+from hotseat.engines.placeholders import filled
 from hotseat.runtimes.local.orphans import INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor import REASONS
 from hotseat.sources.base import SourceError, cached, redacted
@@ -98,6 +99,7 @@ def make_plan(
     """
     placement = Placement(HOST, port, weights_of(model, engine, cache_dir), prompts)
     try:
+        model = filled(model, placement)
         launch = engine.launch(model, placement)
         stop_command = _fill(model, model.spec.stop_command, placement)
     except EngineError as problem:
