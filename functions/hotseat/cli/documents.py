@@ -11,6 +11,7 @@ from hotseat.api.model import DOCUMENTS
 from hotseat.cli.options import Command, output_option
 from hotseat.control.host_resources import port_conflicts
 from hotseat.importing import FORMATS, Imported, convert
+from hotseat.importing.llamaswap import convert_texts
 from hotseat.importing.ollama import read_server
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import Text, name_of, read
@@ -105,9 +106,9 @@ def import_(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Convert the configuration of another program.
 
-    FILE is a configuration of llama-swap, llmsnap or LiteLLM, documents of snipsnap (Model, Workspace), vllm-chill (VLLMModel) or kaos
-    (ModelAPI), what `ollama list` prints, a file of Docker Compose, or - for standard input. `ollama` asks the server at URL for its
-    models; the default is OLLAMA_HOST, or Ollama on this machine.
+    FILE is a configuration of llama-swap, llmsnap or LiteLLM, a folder with parts of one of llama-swap, documents of snipsnap
+    (Model, Workspace), vllm-chill (VLLMModel) or kaos (ModelAPI), what `ollama list` prints, a file of Docker Compose, or - for
+    standard input. `ollama` asks the server at URL for its models; the default is OLLAMA_HOST, or Ollama on this machine.
 
     Clients keep the model names that they use. Settings without an equivalent, settings that were changed, and what was assumed, are
     listed in comments above each document and on standard error. API keys are not written. The exit code is 2 if the file cannot be
@@ -136,9 +137,13 @@ def import_(  # noqa: PLR0917 - one parameter an option
 def _convert(file: Path, url: str, source: str | None) -> Imported:
     if str(file) == OLLAMA:
         return convert(*read_server(url, os.environ), os.environ, source=OLLAMA)
-    (text,) = read([file]) if not file.is_dir() else [Problem(name_of(file), "is a folder, not a file")]
-    if isinstance(text, Problem):
-        raise ManifestErrors([text])
+    texts = list(read([file]))
+    if problems := [text for text in texts if isinstance(text, Problem)]:
+        raise ManifestErrors(problems)
+    found = [text for text in texts if isinstance(text, Text)]
+    if file.is_dir():
+        return convert_texts(found, os.environ)
+    (text,) = found
     return convert(text.content, text.name, os.environ, source=source)
 
 

@@ -21,10 +21,10 @@ from hotseat.api.workspace import Workspace
 from hotseat.control.host_resources import assign_gpus, port_conflicts
 from hotseat.control.scheduling_spec import capacity_of, scheduling_spec_of
 from hotseat.core.policy.api import NOTHING
-from hotseat.engines.base import EngineError, Placement, is_remote, load_engine
+from hotseat.engines.base import is_remote, load_engine
 from hotseat.manifests.loading import Manifest
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof, find_accelerators, find_gpus, overridden
-from hotseat.runtimes.local.launch import HOST, CannotStart, PortReservations
+from hotseat.runtimes.local.launch import CannotStart, PortReservations, make_plan
 from hotseat.sources.base import SourceError, cached, redacted
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
@@ -195,6 +195,7 @@ def _plan_launch(model: Model, plan: Plan, cache_dir: Path) -> None:
             if plan.weights.state in ("fetched", "missing"):  # engines look for the file: one stands for it
                 Path(stand_in, "model.gguf").touch()
                 weights = stand_in
+                model = model.model_copy(update={"spec": spec.model_copy(update={"source": stand_in})})
         if spec.port is not None:
             try:
                 with PortReservations().reserve(spec.port, model.name):
@@ -202,17 +203,17 @@ def _plan_launch(model: Model, plan: Plan, cache_dir: Path) -> None:
             except CannotStart as problem:
                 plan.missing.append(str(problem))
         try:
-            launch = engine.launch(model, Placement(HOST, spec.port or _PORT, weights))
-        except EngineError as problem:
+            launch = make_plan(model, engine, spec.port or _PORT, cache_dir, {})
+        except CannotStart as problem:
             plan.missing.append(str(problem))
             return
     name = "WEIGHTS" if plan.weights is None or plan.weights.state == "fetched" else plan.weights.source
     words = (word.replace(f"{stand_in}/model.gguf", stand_in).replace(stand_in, name) for word in launch.argv)
     shown = [word.replace(str(_PORT), "PORT") for word in words]
-    env = {**launch.env, **{each.name: each.value for each in spec.env}}
-    plan.argv = hidden(shown, {**os.environ, **env})
-    plan.env = {name: HIDDEN if _SECRET_NAME.search(name) else value for name, value in env.items()}
-    plan.missing += _missing_program(launch.argv, env.get("PATH", os.environ.get("PATH", os.defpath)))
+    plan.argv = hidden(shown, launch.env)
+    own = {name: value for name, value in launch.env.items() if os.environ.get(name) != value}
+    plan.env = {name: HIDDEN if _SECRET_NAME.search(name) else value for name, value in own.items()}
+    plan.missing += _missing_program(launch.argv, launch.env.get("PATH", os.defpath))
     plan.missing += _missing_files(launch.argv, weights)
 
 

@@ -210,7 +210,7 @@ def _spec(container: EngineContainer, engine: str, model: str, name: str, args: 
         "names": [name],
         "engineModelName": name,
         "image": container.image,
-        "args": [re.sub(r"\$\{env\.[A-Za-z0-9_]+\}", "", word) for word in paths],
+        "args": [re.sub(r"\$\{env\.([A-Za-z0-9_]+)\}", r"${env:\1}", word) for word in paths],
         "env": [{"name": key, "value": value} for key, value in container.env.items() if not _of_container(key)],
         "lifecycle": {"startTimeout": "15m"},
     }

@@ -9,7 +9,7 @@ from hotseat.manifests.problems import Path, Problem, dotted, shown
 
 # Mappings whose members are things of their own: none may be in two files.
 _THINGS: frozenset[Path] = frozenset({
-    ("models",), ("groups",), ("profiles",), ("peers",), ("matrix",), ("routing", "router", "settings", "groups"),
+    ("models",), ("groups",), ("profiles",), ("selectors",), ("peers",), ("matrix",), ("routing", "router", "settings", "groups"),
     ("routing", "router", "settings", "matrix"),
 })  # fmt: skip
 

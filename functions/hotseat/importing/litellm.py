@@ -7,9 +7,9 @@ from hotseat.api.types import Json
 from hotseat.importing.external import MOCK_ANSWER, external_draft, key_in, mock_draft
 from hotseat.importing.models import free
 from hotseat.importing.models import label as label_of
+from hotseat.importing.objects import read_objects
 from hotseat.importing.reader import Reader
 from hotseat.importing.writer import Draft, Imported, Note, documents
-from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Path, Problem
 
 # Base URLs of providers whose API is OpenAI's, where a route states none.
@@ -139,10 +139,11 @@ def _last(first: Draft, models: Iterable[Draft]) -> Json:
 
 def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:  # noqa: ARG001 - as all importers
     """Return the documents for a configuration of LiteLLM. Raise ManifestErrors if it is not one."""
-    (tree,) = parse(content, file)
-    if isinstance(tree, Problem):
-        raise ManifestErrors([tree])
-    reader = Reader(tree, file)
+    objects = read_objects(content, file)
+    if len(objects) != 1:
+        raise ManifestErrors([Problem(file, f"has {len(objects)} documents; a configuration is one")])
+    (obj,) = objects
+    reader = obj.reader
     routes = Routes()
     routes.add_list(reader, ("model_list",))
     notes = [

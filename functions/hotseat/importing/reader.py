@@ -71,7 +71,8 @@ class Reader:
     def unknown(self, path: Path, known: Iterable[str]) -> str:
         """Return the text of a note on a setting that the importer does not know: its line, and a known one like it."""
         hint = did_you_mean(str(path[-1]), known)
-        return f"line {self.line(path)}: not known to this importer{f'; {hint}' if hint else ''}"
+        file = f"{self._file_of(path)}, " if self._files else ""
+        return f"{file}line {self.line(path)}: not known to this importer{f'; {hint}' if hint else ''}"
 
     def get(self, path: Path) -> Any:
         """Return a field, or None if it is not set."""

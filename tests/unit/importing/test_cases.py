@@ -214,6 +214,19 @@ def test_mocks_and_what_is_not_reached() -> None:
     assert "did you mean apiBase?" in notes
 
 
+def test_a_folder_has_the_parts_of_one_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("macros: {fa: on}\nmodels: {a: {cmd: 'serve ${PORT} ${fa}', tll: 1}}\n")
+    (tmp_path / "b.yaml").write_text(
+        "models: {b: {cmd: 'D:\\x.exe ${PORT}'}}\nselectors: {any: {strategy: warm, targets: [a, b]}}\n"
+    )
+    done = CliRunner().invoke(main, ["import", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    space, a, b = [each["spec"] for each in yaml.safe_load_all(done.stdout) if each]
+    assert space["virtualModels"][0]["members"] == [{"model": "a"}, {"model": "b"}]
+    assert (a["command"], b["command"]) == (["serve", "{port}", "on"], ["D:\\x.exe", "{port}"])
+    assert f"tll: {tmp_path}/a.yaml, line 2: not known to this importer" in done.stderr
+
+
 def test_the_format_can_be_told() -> None:
     text = "services: {}\nmodel_list: []\n"
     assert recognise(text, "f") == "litellm"
