@@ -215,7 +215,7 @@ class App:
         self._on_shutdown_time(shutdown_time(manifest))
         self._on_apply(manifest)
         self.runtime.configure_prompts({w.name: settings for w in manifest.workspaces if (settings := _prompts(w))})
-        self.runtime.workspace_secrets = frozenset().union(*map(secret_variables, manifest.workspaces))
+        self.runtime.hide(secret_variables(manifest.workspaces))
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")

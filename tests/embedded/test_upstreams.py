@@ -13,7 +13,7 @@ from hotseat.importing import convert
 from tests.certificates import Authority
 
 from .conftest import Up
-from .harness import CHAT, Document, Hotseat, chat, model
+from .harness import CHAT, Call, Document, Hotseat, chat, model
 from .upstream_server import Upstream
 
 KEY = "upstream-key-7d1f"
@@ -160,13 +160,31 @@ def test_an_engine_that_wants_a_key_even_for_its_health_gets_it_and_no_key_of_an
 
     one = keyed("one", "ONE_KEY", env="ONE_KEY")
     two = keyed("two", "ENGINE_API_KEY", file=str(tmp_path / "key"))
-    cloud = external("cloud", "http://127.0.0.1:9", engineKey={"env": "CLOUD_KEY"})
+    cloud = external(
+        "cloud", "http://127.0.0.1:9", engineKey={"env": "CLOUD_KEY"}, headers=[{"name": "X", "value": KEY}]
+    )
     hotseat = up(one, two, cloud, env={"ONE_KEY": KEY, "CLOUD_KEY": "cloud", "PLAIN_KEY": "x"})
     assert hotseat.ask("one").said == "ENGINE_API_KEY ONE_KEY PLAIN_KEY"
     assert hotseat.ask("two").said == "ENGINE_API_KEY PLAIN_KEY"
     assert hotseat.get("/upstream/two/health").status == 200
     assert KEY not in everything(hotseat)
     assert hotseat.running() == {"one": "ready", "two": "ready", "cloud": "ready"}
+
+
+def test_prompts_are_saved_and_models_parked_by_requests_with_the_key(up: Up, tmp_path: Path) -> None:
+    """The mock answers no request without its key: not for its health, its memory or its slots, nor to sleep."""
+    (tmp_path / "key").write_text(KEY)
+    slots = ("--slots", "2", "--token-bytes", "1000", "--prompt-rate", "100", "--memory", "1Gi")
+    keyed: dict[str, Any] = {"engineKey": {"file": str(tmp_path / "key")}, "health": {"period": "100ms"}}
+    saves = [model(name, *slots, **keyed) for name in "ab"]
+    parks = model("c", lifecycle={"release": "Park"}, **keyed)
+    hotseat = up(*saves, parks)
+    for name in "abcabc":
+        assert hotseat.ask(name, " ".join(map(str, range(200)))).by == name
+    assert hotseat.loads() == {"a": 2, "b": 2, "c": 1}
+    hotseat.wait_event("model.prompts_restored", "b")
+    assert Call(hotseat.address_of("c"), "GET", "/health").answer().status == 401
+    assert KEY not in everything(hotseat)
 
 
 STARTED_WITH_A_KEY = """

@@ -5,16 +5,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from hotseat.api.types import VARIABLE_PATTERN, Document, ObjectName
+from hotseat.api.types import DATA_KEY_PATTERN, VARIABLE_PATTERN, Document, ObjectName
 
 
 class SecretKey(Document):
     """A key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = Field(
-        description="Key within the Secret."
-    )
+    key: Annotated[str, Field(pattern=DATA_KEY_PATTERN, max_length=253)] = Field(description="Key within the Secret.")
 
 
 class SecretValue(Document):

@@ -24,6 +24,7 @@ TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
 ORIGIN_PATTERN = r"^https?://[^/@?#]+/?$"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+DATA_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 # An extended resource: a domain and a name.
 RESOURCE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
@@ -54,6 +55,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     PATH_PATTERN: "a path that begins with /",
     TARGET_PATTERN: "a path that begins with /, without spaces, percent-encoded where need be",
     HEADER_PATTERN: "the name of a header: letters, digits and dashes",
+    DATA_KEY_PATTERN: "letters, digits, dashes, dots and underscores",
     CRON_PATTERN: "five fields of cron, with one space between them: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or "
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",

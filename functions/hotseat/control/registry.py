@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hotseat.api.model import Model
+from hotseat.api.wildcards import Wildcards
 from hotseat.api.workspace import Workspace
 from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
@@ -13,7 +14,6 @@ from hotseat.control.peer_workspace import PeerWorkspace
 from hotseat.control.peers import Peers
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
-from hotseat.control.wildcards import Wildcards
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.events import Emit
 from hotseat.core.policy.api import Capacity

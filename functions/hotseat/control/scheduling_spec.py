@@ -96,7 +96,8 @@ def scheduling_spec_of(
 
 def fingerprint(model: Model) -> str:
     """Return a string that changes when the engine has to be restarted."""
-    return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), **_SOFT_PARTS})
+    soft = {*_SOFT, "engine_key"} if model.is_external else _SOFT
+    return model.spec.model_dump_json(exclude={**dict.fromkeys(soft, True), **_SOFT_PARTS})
 
 
 def _weights(model: Model) -> str:

@@ -1,10 +1,18 @@
 """Engine external: a server that runs already. hotseat sends requests to it, but does not start or stop it."""
 
 import re
+from urllib.parse import urlsplit
 
 from hotseat.api.engine_access import UPSTREAM_URL
 from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Launch, Placement
+
+
+def _has_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 class External:
@@ -21,7 +29,9 @@ class External:
                 "url has a form that is not allowed; allowed: http:// or https://, HOST[:PORT], and maybe a path and a query. A user and "
                 "password go into engineKey or headers"
             )
-        if not all(re.fullmatch(UPSTREAM_URL, url) for url in model.spec.failover_urls):
+        elif model.spec.url and not _has_port(model.spec.url):
+            problems.append("url has a port that is not allowed; allowed: 1 to 65535")
+        if not all(re.fullmatch(UPSTREAM_URL, url) and _has_port(url) for url in model.spec.failover_urls):
             problems.append("failoverUrls has a URL of a form that is not allowed; allowed are the forms of url")
         unused = {
             "command": model.spec.command,

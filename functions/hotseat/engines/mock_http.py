@@ -203,6 +203,7 @@ def problem(message: str, code: str, kind: str = "server_error") -> dict[str, An
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     500: "Internal Server Error",

@@ -26,6 +26,7 @@ SEAT_TAKEN = 86  # exit status
 HOLD_STEP = 0.05  # seconds between checks whether a held request is released
 LOG_TIME = 0.05  # seconds before an orderly exit, in which responses are still logged
 DEVICES = "CUDA_VISIBLE_DEVICES"
+KEY_VARIABLE = "MOCK_API_KEY"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
     "busy-health",
@@ -165,6 +166,7 @@ class MockServer:
         )
         self.lock = threading.Lock()  # guards the two attributes below
         self.counts = {"requests": 0, "open": 0, "cancelled": 0}
+        self.key = os.environ.get(KEY_VARIABLE)  # that each request must have
         self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
         self._log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if options.log else None
 
@@ -235,7 +237,9 @@ class MockServer:
     def _serve(self, connection: MockConnection) -> None:
         try:
             for request in connection.requests():
-                if request.path in INFERENCE and request.method == "POST":
+                if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+                    connection.reply(401, answers.problem("The key is missing or wrong.", "invalid_api_key"))
+                elif request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
                 elif self.slots and request.path == "/metrics":
                     connection.reply_bytes(self.slots.metrics())

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from hotseat.api.model import Capability
+from hotseat.api.wildcards import name_for_engine
 from hotseat.control.registry import ModelRoute
-from hotseat.control.wildcards import name_for_engine
 from hotseat.core.errors import Unreachable
 from hotseat.engines.access import EngineAccess
 from hotseat.gateway import relay

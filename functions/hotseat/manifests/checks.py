@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hotseat.api.model import PINNED, Model, OnIdle
 from hotseat.api.units import format_bytes
+from hotseat.api.wildcards import Wildcards
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import schedule_windows as windows
 from hotseat.manifests.entries import Entry
@@ -331,12 +332,13 @@ _PATH = ("spec", "fallback", "model")
 def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[Problem]:
     """Yield problems of fallbacks. `owners` has the Models by all their names. If not `complete`, there may be others."""
     reported: set[int] = set()  # Models of cycles that are reported
+    wildcards = Wildcards(owners)
     for entry in _once(owners):
         wanted = entry.get(*_PATH)
         if not isinstance(wanted, str):
             continue
         if wanted not in owners:
-            if complete:
+            if complete and wildcards.find(wanted) is None:
                 more = ", ".join(sorted(owners))
                 hint = did_you_mean(wanted, owners)
                 yield entry.problem("no Model has this name", _PATH, found=shown(wanted), allowed=more, hint=hint)

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from hotseat.api.model import Capability, Model
+from hotseat.cluster.switcher.status_objects import model_rows
 from hotseat.control.codec import (
     demand_from_json,
     demand_to_json,
     from_rfc3339,
+    model_from_row,
     residency_from_status,
     residency_to_status,
     sign,
@@ -20,6 +23,7 @@ from hotseat.control.codec import (
 )
 from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
 from hotseat.core.scheduler.history import Eviction, Switch
+from hotseat.engines.access import DialAddress, TlsSettings, access_of, engine_headers
 
 KEY = b"0123456789abcdef"
 
@@ -46,6 +50,32 @@ def test_a_snapshot_survives_the_journey() -> None:
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
     assert read.busy_pods == {"w/b@2": 1}
     assert read.retries == {"c": pytest.approx(now + 5, abs=0.002)}
+
+
+def test_a_router_reaches_an_upstream_as_its_document_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "k")
+    spec = {
+        "engine": "external",
+        "url": "https://h/v1",
+        "names": ["openai/*"],
+        "engineModelName": "*",
+        "engineKey": {"env": "KEY"},
+        "headers": [{"name": "X-Team", "value": "blue"}],
+        "tls": {"caFile": "/ca.pem"},
+        "lifecycle": {"responseStartTimeouts": {"chat": "5s"}},
+    }
+    model = Model.model_validate({"metadata": {"name": "cloud"}, "spec": spec})
+    [row] = json.loads(json.dumps(model_rows([model], [])))
+    read = access_of(model_from_row(row, "default"))
+    assert read is not None
+    assert read.headers() == b"Authorization: Bearer k\r\nX-Team: blue\r\n"
+    assert read.limit(Capability.CHAT) == (5, "responseStartTimeouts.chat")
+    assert read.dial("https://h/v1") == DialAddress("https://h", TlsSettings("/ca.pem"))
+    own = Model.model_validate(
+        {"metadata": {"name": "own"}, "spec": {"engine": "llamacpp", "source": "/m.gguf", "engineKey": {"env": "KEY"}}}
+    )
+    [row] = json.loads(json.dumps(model_rows([own], [])))
+    assert engine_headers(model_from_row(row, "default")) == b"Authorization: Bearer k\r\n"
 
 
 def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:

@@ -50,6 +50,16 @@ class TestService:
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/initial-scale"] == "0"
         assert template["spec"]["timeoutSeconds"] == template["spec"]["responseStartTimeoutSeconds"] == 3600
 
+    def test_an_engine_gets_its_key_from_where_the_router_does(self) -> None:
+        key = {"secret": {"name": "team", "key": "k"}}
+        for engine, variable in (("vllm", "VLLM_API_KEY"), ("llamacpp", "LLAMA_API_KEY"), ("custom", "ENGINE_API_KEY")):
+            more = {"command": ["x", "{port}"], "image": "i"} if engine == "custom" else {"source": "/m.gguf"}
+            asked = {each["name"]: each for each in container(engine, **more, engineKey=key)["env"]}
+            assert asked[variable]["valueFrom"] == {"secretKeyRef": {"name": "team", "key": "k"}}
+            assert env(container(engine, **more, engineKey={"value": "v"}))[variable] == "v"
+            assert variable not in env(container(engine, **more, engineKey={"env": "OF_THE_ROUTER"}))
+        assert service_of(model("external", mockResponse="x"), SETTINGS, UID) is None
+
     def test_a_long_load_is_not_given_up_by_knative(self) -> None:
         key = "serving.knative.dev/progress-deadline"
         assert service()["spec"]["template"]["metadata"]["annotations"][key] == "600s"

@@ -219,7 +219,7 @@ class TlsConnection(EngineConnection):
     The loop's own TLS is not used: while reading is paused it loses what it holds if the other side closes the connection.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_ready", "_tls", "cut")
+    __slots__ = ("_incoming", "_outgoing", "_tls", "cut", "ready")
 
     def __init__(
         self,
@@ -229,12 +229,11 @@ class TlsConnection(EngineConnection):
         *,
         context: ssl.SSLContext,
         name: str,
-        ready: asyncio.Future[None],
     ) -> None:
         super().__init__(sock, host, home)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._ready = ready
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.cut = False
 
     def connection_made(self, transport: object) -> None:
@@ -252,20 +251,20 @@ class TlsConnection(EngineConnection):
             self._fail(error)
         else:
             self._flush()
-            self._ready.set_result(None)
+            self.ready.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        if not self._ready.done():
-            self._ready.set_exception(error)
+        if not self.ready.done():
+            self.ready.set_exception(error)
         if self._transport is not None:
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Decrypt bytes and pass them on."""
         self._incoming.write(data)
-        if not self._ready.done():
+        if not self.ready.done():
             self._shake_hands()
-        if self._ready.done() and not self._ready.cancelled() and (plain := self._decrypted()):
+        if self.ready.done() and not self.ready.cancelled() and (plain := self._decrypted()):
             super().data_received(plain)
         if self._ended and self._transport is not None:
             self._transport.close()
@@ -299,8 +298,8 @@ class TlsConnection(EngineConnection):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the user, or who waits for the handshake."""
-        if not self._ready.done():
-            self._ready.set_exception(error if isinstance(error, OSError) else ConnectionResetError(_CLOSED))
+        if not self.ready.done():
+            self.ready.set_exception(error if isinstance(error, OSError) else ConnectionResetError(_CLOSED))
         super().connection_lost(error)
 
     def send(self, head: bytes, body: bytes = b"") -> None:
@@ -330,10 +329,10 @@ class TlsConnection(EngineConnection):
 class Bucket:
     """Idle connections of one address, the last used at the right. With TLS, the address has the digest of its settings."""
 
-    __slots__ = ("address", "heads", "idle", "last", "stalled")
+    __slots__ = ("address", "heads", "idle", "last", "max_age", "stalled")
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, max_age: float) -> None:
+        self.address, self.max_age = address, max_age
         self.idle: deque[EngineConnection] = deque()
         self.heads = response_heads()  # of its responses, for the parsers of its connections
         self.last = -inf  # monotonic: when bytes were last received
@@ -350,7 +349,7 @@ class Connections:
 
     It keeps at most `idle` connections of each address, for at most `max_rest` seconds, and uses none that is
     older than `max_age` seconds: a Service with several pods gives each connection to one of them, and a new pod
-    gets requests by new connections only. `owner` names the thread of the loop.
+    gets requests by new connections only. With TLS that is `max_rest`: a handshake takes some time. `owner` names the thread of the loop.
     """
 
     def __init__(
@@ -378,7 +377,7 @@ class Connections:
         bucket = self._buckets.get(address)
         while bucket and bucket.idle:
             connection = bucket.idle.pop()
-            fresh = self._clock() - connection.opened_at < self._max_age
+            fresh = self._clock() - connection.opened_at < bucket.max_age
             if fresh and not connection.is_stale() and not connection.closed:
                 connection.reused = True
                 return connection
@@ -391,12 +390,11 @@ class Connections:
         tls = address.tls if isinstance(address, DialAddress) else None
         if parts.scheme != ("http" if tls is None else "https") or parts.hostname is None:
             raise UpstreamFailed(f"The engine's address {address!r} is not supported; allowed: http://HOST:PORT.")
-        loop = asyncio.get_running_loop()
-        context = None if tls is None else await loop.run_in_executor(None, self._tls.of, tls)
         bucket = self._buckets.get(address)
         if bucket is None:
-            bucket = self._buckets[address] = Bucket(address)
+            bucket = self._buckets[address] = Bucket(address, self._max_age if tls is None else self._max_rest)
         try:
+            context = None if tls is None else await asyncio.to_thread(self._tls.of, tls)
             async with asyncio.timeout(self._connect_timeout):
                 sock = await self._open(parts.hostname, parts.port or (80 if tls is None else 443))
         except TimeoutError as error:
@@ -405,23 +403,22 @@ class Connections:
             raise _not_reached(error) from error
         host = parts.netloc.rpartition("@")[2].encode("latin-1")
         if tls is None or context is None:
-            connection, ready = EngineConnection(sock, host, bucket), None
+            connection = EngineConnection(sock, host, bucket)
         else:
-            name = tls.server_name or parts.hostname
-            ready = loop.create_future()
-            connection = TlsConnection(sock, host, bucket, context=context, name=name, ready=ready)
+            connection = _with_tls(sock, host, bucket, context, tls.server_name or parts.hostname)
         connection.opened_at = self._clock()
         try:
             for level, option, value in _OPTIONS:
                 sock.setsockopt(level, option, value)
-            await loop.create_connection(lambda: connection, sock=sock)
-            if ready is not None:
+            await asyncio.get_running_loop().create_connection(lambda: connection, sock=sock)
+            if isinstance(connection, TlsConnection):
                 async with asyncio.timeout(self._connect_timeout):
-                    await ready
+                    await connection.ready
         except TimeoutError as error:
             connection.close()
             raise Unreachable("The engine does not accept connections: the TLS handshake timed out.") from error
         except OSError as error:
+            connection.close()
             sock.close()
             raise tls_failed(error) or _not_reached(error) from error
         return connection
@@ -485,6 +482,14 @@ class Connections:
         """Forget all addresses. On any thread."""
         for address in list(self._buckets):
             self.forget(address)
+
+
+def _with_tls(sock: socket.socket, host: bytes, bucket: Bucket, context: ssl.SSLContext, name: str) -> TlsConnection:
+    try:
+        return TlsConnection(sock, host, bucket, context=context, name=name)
+    except ValueError as error:  # UnicodeError is one
+        sock.close()
+        raise UpstreamFailed(f"The name {name!r} cannot be asked for by TLS: {error}.") from error
 
 
 def _not_reached(error: OSError | RuntimeError) -> HotseatError:

@@ -89,10 +89,8 @@ class LocalRuntime:
         self._observe: Observe | None = None
         self._lock = threading.Lock()  # guards the tables below; `observe` is never called under it
         self._models: dict[str, Model] = {}
+        self._hidden: frozenset[str] = frozenset()
         self._secret_variables: frozenset[str] = frozenset()
-        self.workspace_secrets: frozenset[str] = (
-            frozenset()
-        )  # variables with secrets of Workspaces, which engines do not get
         self._engines: dict[str, Engine] = {}  # by name; loading an engine reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
@@ -120,7 +118,7 @@ class LocalRuntime:
             MemorySampler(self._report, clock, accelerators),
             last_received,
             self._prompts,
-            lambda: self._secret_variables | self.workspace_secrets,
+            lambda: self._secret_variables,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
@@ -151,7 +149,7 @@ class LocalRuntime:
                 if self._models.get(name) != model or name in self._unavailable
             ]
             self._models = documents
-            self._secret_variables = frozenset().union(*map(secret_variables, documents.values()))
+            self._secret_variables = frozenset().union(self._hidden, *map(secret_variables, documents.values()))
             self._prompts.keep_models({name: model.spec.workspace for name, model in documents.items()})
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
@@ -250,6 +248,10 @@ class LocalRuntime:
     def configure_prompts(self, settings: Mapping[str, PromptSettings]) -> None:
         """Set how the prompts of each Workspace are kept. Those that are missing keep none."""
         self._prompts.configure(settings)
+
+    def hide(self, variables: frozenset[str]) -> None:
+        """Set further variables that no engine gets. It counts from the next `update` on."""
+        self._hidden = variables
 
     def saves_prompts(self, model: Model) -> bool:
         """Whether the engine of a Model can save its prompt cache."""

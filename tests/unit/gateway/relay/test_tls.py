@@ -89,6 +89,7 @@ def test_the_name_of_the_settings_is_asked_for_and_verified(server, context, aut
             "certificate of the upstream is not accepted: Hostname mismatch",
         ),
         (lambda file: TlsSettings("/nowhere/ca.pem"), "/nowhere/ca.pem (tls.caFile) cannot be used: No such file"),
+        (lambda file: TlsSettings(str(file), ".wrong"), "The name '.wrong' cannot be asked for by TLS"),
         (lambda file: TlsSettings(__file__), "(tls.caFile) cannot be used: it has no certificate"),
     ],
 )
@@ -97,7 +98,7 @@ def test_a_certificate_that_cannot_be_verified_ends_the_request_before_it_is_sen
 ):
     its = settings(authority.file)
     with TlsEngine(context, answers(sized(b"{}")), settings=its) as engine, Client(server) as client:
-        with pytest.raises(Unreachable) as caught:
+        with pytest.raises(UpstreamFailed) as caught:
             relay(engine, client)
         assert words in str(caught.value)
         assert not engine.requests

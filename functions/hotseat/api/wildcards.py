@@ -1,4 +1,4 @@
-"""Names of Models in which a `*` stands for any text, as in `openai/*`."""
+"""Names of Models in which a `*` stands for any text, as in `openai/*`. Pure."""
 
 from collections.abc import Iterable
 
