@@ -46,6 +46,11 @@ def test_two_that_list_each_other_do_not_go_round_in_a_circle(up: Up) -> None:
     assert listed(first, X_Hotseat_Peer="1") == {"a": None}
     refused = first.ask("b", headers={"X-Hotseat-Peer": "1"})
     assert (refused.status, refused.code) == (404, "model_not_found")
+    # A document that sends it back, which no list shows.
+    first.write([of_peer(second, "second"), model("a"), model("round", engine="external", url=second.url, args=[])])
+    eventually(lambda: "round" in listed(second))
+    refused = second.ask("round")
+    assert (refused.status, refused.code) == (404, "model_not_found")
 
 
 def test_a_peer_that_is_away_hurts_nothing_else(up: Up) -> None:

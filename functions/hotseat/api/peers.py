@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hotseat.api.engine_access import Tls
 from hotseat.api.secrets import SecretValue
-from hotseat.api.types import URL_PATTERN, Document, ModelName, Name
+from hotseat.api.types import ORIGIN_PATTERN, Document, ModelName, Name
 from hotseat.api.units import Duration
 
 
@@ -13,10 +14,11 @@ class Peer(Document):
     """Another hotseat, whose models are served here too. Models of documents go before models of peers with the same name."""
 
     name: Name = Field(description="Name of the peer, which is `peer` of its models in /v1/models.")
-    url: Annotated[str, Field(pattern=URL_PATTERN, max_length=2048)] = Field(
-        description="Base URL of the peer, such as http://gpu-2:8000."
+    url: Annotated[str, Field(pattern=ORIGIN_PATTERN, max_length=2048)] = Field(
+        description="Address of the peer, such as http://gpu-2:8000."
     )
     key: SecretValue | None = Field(default=None, description="API key for the peer.")
+    tls: Tls | None = Field(default=None, description="TLS towards a peer with https.")
     models: tuple[ModelName, ...] = Field(
         default=("*",),
         max_length=100,

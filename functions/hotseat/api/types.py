@@ -22,6 +22,7 @@ VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATH_PATTERN = r"^/"
 TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
+ORIGIN_PATTERN = r"^https?://[^/@?#]+/?$"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
 DATA_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 # An extended resource: a domain and a name.
@@ -60,6 +61,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
     DEVICE_PATTERN: "a number or a UUID of a GPU",
     RESOURCE_PATTERN: "an extended resource, DOMAIN/NAME, such as nvidia.com/gpu",
+    ORIGIN_PATTERN: "http:// or https:// and a host, maybe with a port",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 

@@ -64,6 +64,8 @@ def _model(peer: Peer, workspace: str, row: Mapping[str, Any]) -> Model | None:
         "lifecycle": {"responseStartTimeout": "0s"},  # it may wait for its turn there
         "circuitBreaker": {},
     }
+    if peer.tls is not None:
+        spec["tls"] = peer.tls.model_dump(by_alias=True, exclude_none=True)
     if peer.key is not None:
         spec["engineKey"] = peer.key.model_dump(by_alias=True, exclude_none=True)
     named = {"name": _object_name(peer.name, row["id"]), "annotations": {PEER: peer.name}}
@@ -95,6 +97,19 @@ def without_conflicts(own: Iterable[Model], theirs: Iterable[Model]) -> list[Mod
     return kept
 
 
+def _tls(peer: Peer) -> dict[str, Any]:
+    """Return how the certificate of a peer is verified."""
+    tls = peer.tls
+    if tls is None:
+        return {}
+    verified: dict[str, Any] = {"cert_reqs": "CERT_NONE" if tls.insecure_skip_verify else "CERT_REQUIRED"}
+    if tls.ca_file is not None:
+        verified["ca_certs"] = tls.ca_file
+    if tls.server_name is not None:
+        verified |= {"server_hostname": tls.server_name, "assert_hostname": tls.server_name}
+    return verified
+
+
 class PeerList:
     """The models of one peer, read again in each period. `problem`: why they cannot be read now.
 
@@ -106,7 +121,7 @@ class PeerList:
         self._peer, self._workspace, self._changed = peer, workspace, changed
         where = f"Workspace/{workspace}: spec.peers[{peer.name}].key"
         self._key = None if peer.key is None else SecretReader(peer.key, where)
-        self._http = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
+        self._http = urllib3.PoolManager(timeout=TIMEOUT, retries=False, **_tls(peer))
         self.problem = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"peer-{peer.name}", daemon=True)
@@ -127,8 +142,14 @@ class PeerList:
                 self._report("")
                 if models != self.models and not self._stop.is_set():
                     self.models = models
-                    self._changed()
+                    self._tell()
             self._stop.wait(max(SHORTEST_PERIOD, self._peer.refresh_period))
+
+    def _tell(self) -> None:
+        try:
+            self._changed()
+        except Exception:  # the next change may be taken in
+            log.exception("peer %s: its models cannot be served", self._peer.name)
 
     def _read(self) -> Any:
         headers = {PEER_HEADER: "1"} | ({} if self._key is None else {"Authorization": f"Bearer {self._key.read()}"})

@@ -158,18 +158,23 @@ class UpstreamRegistry:
     def __init__(self, emit: EmitEvent, clock: Clock = time.monotonic) -> None:
         self._emit, self._clock = emit, clock
         self.on_retry: Callable[[str, str], None] = lambda _model, _reason: None  # of a Model, by metadata.name
-        self._known: Mapping[str, tuple[object, UpstreamServers]] = {}
+        self._known: Mapping[str, tuple[Model, object, UpstreamServers]] = {}
 
     def update(self, models: Iterable[Model]) -> Mapping[str, UpstreamServers]:
         """Return by Model the servers of those that need them. Others are forgotten."""
-        known: dict[str, tuple[object, UpstreamServers]] = {}
+        known: dict[str, tuple[Model, object, UpstreamServers]] = {}
         for model in models:
-            if needs_servers(model.spec):
-                config = model.spec.model_dump(include=_CONFIG), model.name
-                last = self._known.get(model.name)
-                known[model.name] = last if last is not None and last[0] == config else (config, self._new(model))
+            if not needs_servers(model.spec):
+                continue
+            last = self._known.get(model.name)
+            if last is not None and last[0] is model:
+                known[model.name] = last
+                continue
+            config = model.spec.model_dump(include=_CONFIG)
+            same = last is not None and last[1] == config
+            known[model.name] = (model, config, last[2] if last is not None and same else self._new(model))
         self._known = known
-        return {name: servers for name, (_, servers) in known.items()}
+        return {name: servers for name, (_, _, servers) in known.items()}
 
     def _new(self, model: Model) -> UpstreamServers:
         workspace, name = model.spec.workspace, model.name
@@ -186,4 +191,4 @@ class UpstreamRegistry:
 
     def all(self) -> list[UpstreamServers]:
         """Return the servers by Model."""
-        return [servers for _, servers in self._known.values()]
+        return [servers for _, _, servers in self._known.values()]

@@ -31,7 +31,7 @@ class External:
             )
         elif model.spec.url and not _has_port(model.spec.url):
             problems.append("url has a port that is not allowed; allowed: 1 to 65535")
-        if not all(re.fullmatch(UPSTREAM_URL, url) for url in model.spec.failover_urls):
+        if not all(re.fullmatch(UPSTREAM_URL, url) and _has_port(url) for url in model.spec.failover_urls):
             problems.append("failoverUrls has a URL of a form that is not allowed; allowed are the forms of url")
         unused = {
             "command": model.spec.command,

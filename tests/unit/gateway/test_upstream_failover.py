@@ -259,3 +259,21 @@ def test_a_check_without_an_answer_has_failed(router: Router, fails: Any, proble
             status, body = client.answer()
         assert (status, code(body)) == (503, "upstream_unavailable")
         router.ready("a", "")
+
+
+def test_each_server_and_each_check_gets_the_key_and_the_path_of_its_url(router: Router) -> None:
+    health = {"path": "/healthz", "period": "60ms"}
+    with Engine(answers(refuses(503))) as first, Engine(answers(sized(b"{}"))) as second:
+        urls = f"{first.address}/one/v1", f"{second.address}/two/v1"
+        external(router, *urls, health=health, engineKey={"value": "secret"})
+        router.call(router.http.service.begin)
+        with Client(router, post(CHAT)) as client:
+            assert client.answer() == (200, b"{}")
+        for engine, base in ((first, b"one"), (second, b"two")):
+            eventually(lambda e=engine: any(each.startswith(b"GET") for each in e.requests))
+            eventually(lambda e=engine: any(each.startswith(b"POST") for each in e.requests))
+            assert all(b"Authorization: Bearer secret\r\n" in each for each in engine.requests)
+            paths = {each.split(b" ")[1] for each in engine.requests}
+            assert paths == {b"/%b/healthz" % base, b"/%b/v1/chat/completions" % base}
+        router.ready("a", "")
+        router.connections.close()
