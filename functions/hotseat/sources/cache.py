@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -61,22 +62,24 @@ def fetch_lock(source: str, cache_dir: Path) -> Iterator[Path]:
 
 
 class UseLocks:
-    """The sources that this process serves. Not thread-safe."""
+    """The sources that this process serves. Thread-safe."""
 
     def __init__(self, cache_dir: Path) -> None:
         self._cache_dir = cache_dir
         self._held: dict[str, TextIO] = {}
+        self._lock = threading.Lock()
 
     def hold(self, sources: Iterable[str]) -> None:
         """Hold these sources and no others. A cache that cannot be written is not pruned either."""
-        wanted = set(sources)
-        for source, file in list(self._held.items()):
-            if source not in wanted or not _is_at(file, self._path(source)):  # somebody has deleted the directory
-                _release(self._held.pop(source))
-        for source in wanted - self._held.keys():
-            with suppress(OSError):
-                self._held[source] = _lock(self._path(source), fcntl.LOCK_SH)
-                os.utime(self._held[source].fileno())
+        with self._lock:
+            wanted = set(sources)  # under the lock, so that of two callers the last one's counts
+            for source, file in list(self._held.items()):
+                if source not in wanted or not _is_at(file, self._path(source)):  # somebody has deleted the directory
+                    _release(self._held.pop(source))
+            for source in wanted - self._held.keys():
+                with suppress(OSError):
+                    self._held[source] = _lock(self._path(source), fcntl.LOCK_SH)
+                    os.utime(self._held[source].fileno())
 
     def close(self) -> None:
         """Hold no sources."""

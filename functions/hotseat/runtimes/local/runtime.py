@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from pathlib import Path
 
@@ -156,7 +156,6 @@ class LocalRuntime:
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
                 self._add_engine(name)
-            self._use_locks.hold(self._fetched_sources())
             for name in [
                 name for name, fetch in self._fetches.items() if not _wants(documents.get(name), fetch.sources)
             ]:
@@ -167,6 +166,7 @@ class LocalRuntime:
             for name in documents.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
             unfetched = [model for model in changed if not self._is_fetching(model.name)]  # a fetch reports by itself
+        self._hold_sources()
         for model in changed:
             self._drop_unfit_prompts(model)
         for state in [self._cache_state(model) for model in unfetched]:  # all together, so that they make one decision
@@ -297,12 +297,19 @@ class LocalRuntime:
         """Delete weights that nobody has used for so many seconds, and return them."""
         return prune(self._cache_dir, older_than, dry_run=dry_run)
 
-    def _fetched_sources(self) -> set[str]:
-        """Return the sources of all Models, and of instances that run with an earlier document, that are in the cache."""
-        models = [*self._models.values(), *(instance.model for instance in self._instances.values())]
-        return {
-            source for model in models if self._is_fetched(model) for source in sources_of(model) if is_remote(source)
-        }
+    def _hold_sources(self) -> None:
+        """Lock the cached sources of all Models, and of instances that run with an earlier document, against a prune.
+
+        Not under the runtime's lock, because the file system may hang.
+        """
+        self._use_locks.hold(self._fetched_sources())
+
+    def _fetched_sources(self) -> Iterator[str]:
+        with self._lock:
+            models = [*self._models.values(), *(instance.model for instance in self._instances.values())]
+        for model in models:
+            if self._is_fetched(model):
+                yield from filter(is_remote, sources_of(model))
 
     def _is_fetched(self, model: Model) -> bool:
         engine = self._engines.get(model.spec.engine)
@@ -388,6 +395,7 @@ class LocalRuntime:
             elif observation.state is CacheState.ABSENT and (
                 missing := self._missing(model, self._engines[model.spec.engine])
             ):
+                self._hold_sources()  # again, if somebody has deleted the directory
                 self._start_fetch(model, missing)
                 return
         except Exception as problem:
@@ -401,7 +409,6 @@ class LocalRuntime:
                 return
             if not _wants(self._models.get(model.name), sources):
                 return  # the document has changed, and its cache state was reported
-            self._use_locks.hold(self._fetched_sources())  # again, if somebody has deleted the directory
             first, *more = sources
             fetch = WeightsFetch(
                 model.name,
