@@ -232,7 +232,7 @@ class ModelSpec(Document):
         description="Server program: llamacpp, vllm, sglang, tgi, tei, ollama, whispercpp, custom, external, mock, or an engine that "
         "a package adds."
     )
-    source: str | None = Field(
+    source: Annotated[str, Field(max_length=4096)] | None = Field(
         default=None,
         description="Weights: hf://org/repo[/file or glob][@revision], ollama://name[:tag], https://…, s3://, gs:// or az://bucket/key, "
         "oci://host/repository[:tag], file://path, pvc://claim/path, or a path relative to the folder of the file. #sha256=… at the end of "
