@@ -65,7 +65,6 @@ class EngineConnection(Protocol):
     __slots__ = (
         "_before",
         "_ended",
-        "_reading",
         "_sock",
         "_transport",
         "_written",
@@ -90,7 +89,6 @@ class EngineConnection(Protocol):
         self._transport: Transport | None = None
         self._before = self._written = 0  # bytes of earlier requests, and of the last one too
         self._ended = False
-        self._reading = True
 
     def connection_made(self, transport: object) -> None:
         """Keep the transport."""
@@ -191,8 +189,7 @@ class EngineConnection(Protocol):
     def set_reading(self, *, on: bool) -> None:
         """Read from the engine, or stop reading, so that the engine has to wait."""
         transport = self._transport
-        if transport is not None and not transport.is_closing() and self._reading is not on:
-            self._reading = on
+        if transport is not None and not transport.is_closing() and transport.is_reading() is not on:
             (transport.resume_reading if on else transport.pause_reading)()
 
     @property
