@@ -67,7 +67,6 @@ class EngineConnection(Protocol):
         "_before",
         "_ended",
         "_poll",
-        "_reading",
         "_sock",
         "_transport",
         "_written",
@@ -95,7 +94,6 @@ class EngineConnection(Protocol):
         self._transport: Transport | None = None
         self._before = self._written = 0  # bytes of earlier requests, and of the last one too
         self._ended = False
-        self._reading = True
 
     def connection_made(self, transport: object) -> None:
         """Keep the transport."""
@@ -190,8 +188,7 @@ class EngineConnection(Protocol):
     def set_reading(self, *, on: bool) -> None:
         """Read from the engine, or stop reading, so that the engine has to wait."""
         transport = self._transport
-        if transport is not None and not transport.is_closing() and self._reading is not on:
-            self._reading = on
+        if transport is not None and not transport.is_closing() and transport.is_reading() is not on:
             (transport.resume_reading if on else transport.pause_reading)()
 
     def rests(self) -> bool:
@@ -199,8 +196,7 @@ class EngineConnection(Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > 0:
             return False
-        if not self._reading:
-            self._reading = True
+        if not transport.is_reading():
             transport.resume_reading()
         return True
 

@@ -180,7 +180,7 @@ def test_a_slow_client_makes_the_upstream_wait(server, context, trusted):
         running = Exchanging(engine, client)
         assert eventually(lambda: client.stream.paused)
         connection = server.call(lambda: running.exchange._connection)
-        assert not connection._reading
+        assert not connection._transport.is_reading()
         assert sent[0] < size
         got = 0
         while got < size:  # and the head
@@ -225,20 +225,18 @@ def test_an_answer_that_breaks_off_is_a_failure(server, context, trusted):
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced(server, context, trusted):
     connections = Connections(server.owner)
-    closed = []
 
     def once(peer):
         peer.request()
         peer.send(sized(b"{}"))
-        with contextlib.suppress(OSError):
-            peer.sock.unwrap()  # returns when the other side has closed too
-        closed.append(peer)
+        says_goodbye(peer)
 
     with TlsEngine(context, once, settings=trusted) as engine:
         for count in (1, 2, 3):
             with Client(server) as client:
                 assert relay(engine, client, connections).status == 200
-            assert eventually(lambda count=count: len(closed) == count)
+            assert len(engine.requests) == count
+            assert eventually(lambda: not connections._buckets[engine.address].idle)
     connections.close()
 
 
