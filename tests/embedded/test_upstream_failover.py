@@ -169,7 +169,7 @@ def test_without_another_server_the_circuit_answers_at_once_or_a_fallback(
 
 def test_health_checks_find_out_before_requests_do(up: Up, upstreams: tuple[Upstream, Upstream]) -> None:
     first, second = upstreams
-    hotseat = up(external(first, second, health={"path": "/health", "period": "100ms", "failureThreshold": 2}))
+    hotseat = up(external(first, second, health={"path": "/health", "period": "1s", "failureThreshold": 2}))
     eventually(lambda: [row["healthy"] for row in servers(hotseat)] == [True, True])
     first.healthy = False
     eventually(lambda: servers(hotseat)[0]["healthy"] is False)

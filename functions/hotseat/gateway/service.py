@@ -39,10 +39,15 @@ class GatewayService:
     ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
         self._admin_port, self._upstream_port, self._spool = admin_port, upstream_port, spool
+        self._checks = UpstreamChecks(inference.registry.upstreams, inference.connections)
 
     def begin(self) -> None:
         """Begin what goes on beside requests, on the loop."""
-        UpstreamChecks(self._inference.registry.upstreams, self._inference.connections).begin()
+        self._checks.begin()
+
+    def end(self) -> None:
+        """Begin nothing more: the loop is about to end."""
+        self._checks.end()
 
     def accept(self, request: Request) -> Handler:  # noqa: C901 — one way, with the known heads first
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
@@ -142,6 +147,9 @@ class PlainService:
         self._flask, self._max_body = flask, max_body
 
     def begin(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
         """Do nothing."""
 
     def accept(self, request: Request) -> Handler:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hotseat.control.upstream_servers import UpstreamRegistry, UpstreamServer, UpstreamServers
-from hotseat.core.errors import HotseatError, UpstreamRejected, UpstreamTimeout
+from hotseat.core.errors import HotseatError, UpstreamTimeout
 from hotseat.gateway import relay
 from hotseat.secret_values import SecretMissing
 
@@ -18,14 +18,21 @@ SHORTEST_LOOK = 0.05
 
 
 class UpstreamChecks:
-    """The checks of all servers. They go on until the loop ends."""
+    """The checks of all servers, from `begin` until `end`."""
 
     def __init__(self, upstreams: UpstreamRegistry, connections: relay.Connections) -> None:
         self._upstreams, self._connections = upstreams, connections
         self._due: dict[UpstreamServer, float] = {}
+        self._over = False
+
+    def end(self) -> None:
+        """Begin no more checks."""
+        self._over = True
 
     def begin(self) -> None:
-        """Begin, on the loop."""
+        """Begin those that are due, now and later."""
+        if self._over:
+            return
         now, pause = time.monotonic(), LOOK
         due: dict[UpstreamServer, float] = {}
         for servers in self._upstreams.all():
@@ -43,16 +50,19 @@ class UpstreamChecks:
     def _check(self, servers: UpstreamServers, server: UpstreamServer) -> None:
         assert servers.health is not None  # noqa: S101
         path, period = servers.health.path or "/", servers.health.period
-        call = relay.Call(server.url, "GET", path.encode(), patience=period, judge=_nothing_is_passed_on)
+        call = relay.Call(server.url, "GET", path.encode(), patience=period)
         try:
             if (access := servers.access) is not None:
                 call.own_headers, call.own_names = access.headers(), access.names
                 call.target, call.address = access.target(server.url, call.target), access.dial(server.url)
-            relay.Exchange(self._connections, call, _NoResponse(), partial(_checked, servers, server, path)).start()
+            exchange = relay.Exchange(self._connections, call, _NoResponse(), partial(_checked, servers, server, path))
+            exchange.start()
         except SecretMissing as problem:
             servers.checked(server, f"{problem}.")
         except ValueError:  # the path cannot stand in a request line
             servers.checked(server, f"GET {path} cannot be sent")
+        else:  # an answer that begins may never end
+            get_running_loop().call_later(period, exchange.stop, UpstreamTimeout("The answer did not end."))
 
 
 def _checked(servers: UpstreamServers, server: UpstreamServer, path: str, outcome: relay.Outcome) -> None:
@@ -69,12 +79,8 @@ def _checked(servers: UpstreamServers, server: UpstreamServer, path: str, outcom
     servers.checked(server, problem)
 
 
-def _nothing_is_passed_on(_head: object) -> HotseatError:
-    return UpstreamRejected("The head of the answer is enough.")
-
-
 class _NoResponse:
-    """Where nothing is written: a check ends with the head of the answer."""
+    """Where nothing is written: only the status of the answer counts."""
 
     begun = ended = gone = paused = False
     sent = 0

@@ -94,7 +94,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 await self._stop.wait()
             await server.close()
         finally:
+            service.end()
             owner.end()
+            await _cancel_tasks()
 
     def _check_parent(self) -> None:
         """If the arbiter has died, start a graceful shutdown, because the engines still need this process."""
@@ -108,6 +110,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
 def _max_body(app: Any) -> int:
     return int(getattr(app, "config", {}).get("MAX_CONTENT_LENGTH") or MAX_BODY)
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what would still be under way when the loop is closed, such as a connection that is being opened for a check."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
