@@ -173,12 +173,10 @@ class _Service:
             devices = [*devices, {"count": "all", "capabilities": ["gpu"]}]
         total = 0
         for device in devices:
-            if not isinstance(device, dict) or "gpu" not in [
-                *device.get("capabilities", ["gpu"]),
-                str(device.get("driver")).replace("nvidia", "gpu"),
-            ]:
+            if not isinstance(device, dict) or not _is_gpu(device):
                 continue
-            ids = [str(each) for each in device.get("device_ids", [])]
+            given = device.get("device_ids")
+            ids = [str(each) for each in given] if isinstance(given, list) else []
             count = self._text(str(device.get("count", "all")), "deploy")
             self.device_ids += ids
             if ids or count.isdigit():
@@ -273,3 +271,9 @@ class _Service:
 
 def _scalar(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_gpu(device: Mapping[str, Any]) -> bool:
+    """Whether a reserved device is a GPU: by its driver, its capabilities, or for lack of both."""
+    stated = device.get("capabilities", ["gpu"])
+    return "gpu" in (stated if isinstance(stated, list) else [stated]) or device.get("driver") == "nvidia"

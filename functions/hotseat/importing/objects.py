@@ -135,7 +135,12 @@ def resources(obj: KubeObject, path: Path) -> tuple[Json, list[Note]]:
     notes = list(obj.unknown(path, ("limits", "requests", "claims")))
     stated = {**obj.reader.mapping(obj.at(*path, "limits")), **obj.reader.mapping(obj.at(*path, "requests"))}
     gpus = [value for key, value in stated.items() if key in GPU_RESOURCES]
-    found["gpus"] = int(parse_quantity(gpus[0])) if gpus else 0
+    found["gpus"] = 0
+    for value in gpus[:1]:
+        try:
+            found["gpus"] = int(parse_quantity(value))
+        except Unreadable as error:
+            obj.reader.problem(f"is not {error}", obj.at(*path), found=value)
     for key, parser in (("cpu", parse_quantity), ("memory", parse_bytes)):
         try:
             if key in stated and parser(stated[key]) is not None:

@@ -113,7 +113,9 @@ def _draft(obj: KubeObject, name: str, idle: str, given: Mapping[str, str]) -> D
         del settings[key]
     if template := obj.text("spec", "chatTemplate"):
         args += ["--chat-template", template]
-    gpus = obj.reader.number(obj.at("spec", "tensorParallelSize")) or int(given.get("GPU_COUNT") or 1)
+    gpus = obj.reader.number(obj.at("spec", "tensorParallelSize")) or int(
+        count if (count := given.get("GPU_COUNT", "1")).isdigit() and int(count) else 1
+    )
     spec: dict[str, Any] = {
         "engine": "vllm",
         "source": repository if repository.startswith(("/", ".")) else f"hf://{repository}",
