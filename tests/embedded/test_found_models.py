@@ -4,10 +4,11 @@ import stat
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .conftest import Up
-from .harness import Hotseat, eventually, model
+from .harness import Hotseat, eventually, model, workspace
 
 PACKAGE = Path(__file__).parents[2] / "functions"
 # Takes the arguments of llama-server that hotseat gives, and is a mock of that name.
@@ -67,3 +68,19 @@ def test_all_are_served_and_changes_are_seen(hotseat: Hotseat, tmp_path: Path) -
     (tmp_path / "models" / "Tiny-Q4.gguf").unlink()
     eventually(lambda: shown(hotseat) == {"doc", "other", "vision", "big"})
     assert hotseat.ask("big").status == 200
+
+
+def test_models_share_defaults_macros_and_placeholders(up: Up) -> None:
+    shared = workspace(
+        modelDefaults={
+            "lifecycle": {"idleTimeout": "10m"},
+            "env": [{"name": "WHERE", "value": "${box}:${port}:${env:HOME}"}],
+        },
+        macros={"box": "gpu-box", "few": "--tokens ${count}", "count": "3"},
+    )
+    hotseat = up(shared, model("a", "${words:few}"))
+    assert hotseat.ask("a").json()["choices"][0]["message"]["content"] == "a: hi 2"
+    port = hotseat.get("/running").json()["running"][0]["address"].rpartition(":")[2]
+    there = psutil.Process(hotseat.stats("a")["pid"]).environ()["WHERE"]
+    assert there == f"gpu-box:{port}:{psutil.Process().environ()['HOME']}"
+    assert not hotseat.get("/api/ps").json()["models"][0]["expires_at"].startswith("9999")

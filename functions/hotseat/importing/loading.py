@@ -38,19 +38,20 @@ def load(inputs: Inputs, plugins: Plugins | None = None, known: Manifest | None 
     Return `known` if nothing has changed since it was read.
     """
     texts = tuple(files.read(inputs.files))
-    found = tuple(models_dir.read(inputs.models_dirs, time.time()))
+    found, unfinished = models_dir.read(inputs.models_dirs, time.time())
     if known is not None and (*texts, *found) == known.texts:
         return known
     foreign = [text for text in texts if isinstance(text, Text) and is_configuration(text)]
     if not foreign:
-        return load_texts(texts, plugins, found=found)
+        return replace(load_texts(texts, plugins, found=found), notes=tuple(unfinished))
     made = convert_texts(foreign, os.environ)
     names = ", ".join(text.name for text in foreign)
     converted = Text(f"the documents made of {names}", foreign[0].path, foreign[0].folder, made.text)
     rest = (text for text in texts if text not in foreign)
     manifest = load_texts([converted, *rest], plugins, found=found)
     read = tuple(text for text in (*texts, *found) if isinstance(text, Text))
-    return replace(manifest, texts=read, notes=tuple(f"{names}: {name}: {note}" for name, note in made.notes))
+    notes = (*unfinished, *(f"{names}: {name}: {note}" for name, note in made.notes))
+    return replace(manifest, texts=read, notes=notes)
 
 
 def is_configuration(text: Text) -> bool:

@@ -66,9 +66,8 @@ def _walk(folder: Path, below: Path, above: frozenset[str]) -> Iterator[GgufFile
                     its = entry.stat()
                     changed = max(its.st_mtime, its.st_ctime)
                     yield GgufFile(Path(os.path.abspath(entry.path)), below / entry.name, its.st_size, changed)  # noqa: PTH100
-            except OSError:  # it was deleted just now, or nobody may read it
-                if not above and not below.parts and not os.access(folder, os.R_OK):
-                    raise
+            except OSError:  # it was deleted just now, or hotseat may not read it
+                continue
 
 
 def settled(files: Sequence[GgufFile], now: float) -> list[GgufFile]:
@@ -138,22 +137,23 @@ def _projector(model: GgufFile, models: Sequence[GgufFile], projectors: Sequence
 # Documents ------------------------------------------------------------------------------------------------------------
 
 
-def read(folders: Sequence[Path], now: float) -> Iterator[Text | Problem]:
-    """Yield a text of documents for each folder. `now` is Unix time."""
-    taken: set[str] = set()
+def read(folders: Sequence[Path], now: float) -> tuple[list[Text | Problem], list[str]]:
+    """Return a text of documents for each folder, and notes on files that are no Models yet. `now` is Unix time."""
+    texts, notes, taken = list[Text | Problem](), list[str](), set[str]()
     for folder in dict.fromkeys(folders):
         try:
-            found, _ = find(settled(gguf_files(folder), now))
+            found, more = find(settled(gguf_files(folder), now))
         except OSError as error:
-            yield Problem(
-                name_of(folder), f"cannot be read: {error.strerror or error}", allowed="a folder of GGUF files"
-            )
+            why = f"cannot be read: {error.strerror or error}"
+            texts.append(Problem(name_of(folder), why, allowed="a folder of GGUF files"))
             continue
+        notes += [f"{name_of(folder)}: {note}" for note in more]
         called = labels([each.names[0] for each in found], taken)
         taken |= {*called.values(), *called}
         documents = [_document(each, called[each.names[0]]) for each in found]
         content = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=1)
-        yield Text(name_of(folder), folder, folder, content)
+        texts.append(Text(name_of(folder), folder, folder, content))
+    return texts, notes
 
 
 def _document(found: FoundModel, label: str) -> Json:

@@ -67,6 +67,7 @@ def test_a_split_model_is_one_and_only_when_all_its_parts_are_there(folder: Path
     assert names(folder) == {"own/m-00001-of-00002.gguf": ("own", "m")}
     _, notes = find(gguf_files(folder))
     assert notes == ["big-00001-of-00003.gguf: not a Model yet, big-00003-of-00003.gguf is missing"]
+    assert load(Inputs(models_dirs=(folder,))).notes == (f"{folder}: {notes[0]}",)
     put(folder, "big-00003-of-00003.gguf")
     assert names(folder)["big-00001-of-00003.gguf"] == ("big",)
 
