@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from hotseat.api.model import Model, ModelSpec
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.engines.external import External
 from hotseat.importing.writer import Draft, Note, model_draft
@@ -13,25 +13,18 @@ MOCK_ANSWER = "This is a mock response."
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 
 
-def supports(field: str) -> bool:
-    """Whether Models have a field."""
-    return field in ModelSpec.model_fields
-
-
 def external_spec(url: str, key: Json | None = None) -> Json:
     """Return the fields of a Model for the server at a URL. KEY says where its API key is."""
     spec: Json = {"engine": "external", "url": url.rstrip("/")}
-    return spec if key is None or not supports("engine_key") else spec | {"engineKey": key}
+    return spec if key is None else spec | {"engineKey": key}
 
 
-def unreachable(url: str, key: Json | None = None) -> str:
+def unreachable(url: str) -> str:
     """Return the reason why engine external does not support this server. Empty if it does."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "it is not a URL"
-    if key is not None and not supports("engine_key"):
-        return "it requires a key, and hotseat sends no key to an engine"
     if "@" in parts.netloc or "$" in url:
         return "engine external supports neither passwords nor macros"
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -63,7 +56,7 @@ def external_draft(  # noqa: PLR0917 - what a Model of another server is made of
     key: Json | None = None,
 ) -> Draft | Note:
     """Return a Model that a server elsewhere calls MODEL, or a note with the reason why hotseat cannot reach it."""
-    if why := unreachable(url, key):
+    if why := unreachable(url):
         return Note("no equivalent", origin, f"{', '.join(names)} at {without_password(url)}: {why}")
     called = [] if list(names) == [label] else list(names)
     return model_draft(label, external_spec(url, key) | {"names": called, "engineModelName": model}, origin, notes)
@@ -72,10 +65,7 @@ def external_draft(  # noqa: PLR0917 - what a Model of another server is made of
 def mock_draft(label: str, name: str, origin: str, notes: Sequence[Note] = (), *, answer: str = MOCK_ANSWER) -> Draft:
     """Return a Model whose answers are made up."""
     names = [] if name == label else [name]
-    if supports("mock_response"):
-        spec: Json = {"engine": "external", "names": names, "mockResponse": answer, "allowMockResponse": True}
-    else:
-        spec = {"engine": "mock", "names": names, "resources": {"gpus": 0}}
+    spec: Json = {"engine": "external", "names": names, "mockResponse": answer, "allowMockResponse": True}
     return model_draft(label, spec, origin, notes)
 
 

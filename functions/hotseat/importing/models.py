@@ -155,7 +155,7 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
         macros = Macros(peer, reader.mapping(("macros",)), {})
         stated = macros.fill(reader.text((*path, "apiKey")))
         key, keyed = key_in(stated, peer) if stated else (None, [])
-        if why := unreachable(proxy, key):
+        if why := unreachable(proxy):
             notes.append(
                 Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
             )
