@@ -331,8 +331,8 @@ def test_limits_of_size(router: SpoolingRouter) -> None:
     huge = head.replace(b"Length: 0", b"Length: %d" % (LIMIT + 1))
     assert asked(router, huge) == (413, "request_too_large")
     most = head.replace(b"Length: 0", b"Length: %d" % LIMIT)
+    router.concurrency.resize(10)
     with Client(router, most), Client(router, most), Client(router, most), Client(router, most):
-        router.concurrency.resize(10)
         eventually(lambda: router.spool.budget._kept == 4 * LIMIT)
         with Client(router, head.replace(b"Length: 0", b"Length: 300000")) as client:
             status, body = client.answer()
