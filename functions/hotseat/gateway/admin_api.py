@@ -24,6 +24,7 @@ from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
+from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
@@ -62,6 +63,7 @@ def admin_blueprint(
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     add_llmsnap_routes(blueprint, registry, concurrency)
+    add_page_routes(blueprint)
     return blueprint
 
 

@@ -15,7 +15,8 @@ from hotseat.gateway.inference import Inference
 from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
-OPEN_PATHS = frozenset({"/health"})  # without a key
+OPEN_PATHS = frozenset({"/health", "/ui"})  # without a key
+PAGE = "/ui/"  # the web page, which holds no data
 FLASK_BODY = 65536  # bytes of a body; the routes in Flask use little
 
 
@@ -50,7 +51,7 @@ class GatewayService:
         own_origin = request.listener.port == self._upstream_port
         if own_origin and not request.path.startswith(upstream.PREFIX):
             raise NotFound(f"Port {self._upstream_port} serves paths below {upstream.PREFIX} only.")
-        key = "" if request.path in OPEN_PATHS else self._authenticate(request, own_origin=own_origin)
+        key = "" if request.path in OPEN_PATHS or request.path.startswith(PAGE) else self._authenticate(request, own_origin=own_origin)
         if "sec-websocket-protocol" in request.headers:
             request.fields = without_key(request.fields)
         route = find_route(request.method, request.path)
