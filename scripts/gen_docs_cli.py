@@ -16,17 +16,20 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-def _command(command: click.Command | None, top: click.Context) -> Iterator[str]:
+def _command(command: click.Command | None, top: click.Context, heading: str = "##") -> Iterator[str]:
     if command is None:
         raise LookupError("a command of the table is not there")
     ctx = click.Context(command, info_name=command.name, parent=top)
-    yield from ["", f"## `{_synopsis(command, ctx)}`", ""]
+    yield from ["", f"{heading} `{_synopsis(command, ctx)}`", ""]
     yield _prose(command.help or "")
     everywhere = {param.name for param in main.params}
     own = list(_options(command, ctx, without=everywhere))
     yield from ["", *own] if own else []
     if examples := _examples(command):
         yield from ["", "```sh", *examples, "```"]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(ctx):
+            yield from _command(command.get_command(ctx, name), ctx, "###")
 
 
 def _synopsis(command: click.Command, ctx: click.Context) -> str:

@@ -62,6 +62,27 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "runtime class": (workspace(placement={"runtimeClassName": "A"}), "spec.placement.runtimeClassName", "should match"),
     "value of fetchBy": (model(cache={"fetchBy": "job"}), "spec.cache.fetchBy", "supported values"),
     "value of runtime": (workspace(runtime="Keda"), "spec.runtime", "supported values"),
+    "field of a filter": (model(filters={"strp": ["a"]}), "spec.filters.strp", 'unknown field "spec.filters.strp"'),
+    "field of a name's filter": (
+        model(filters={"byName": {"think": {"strp": []}}}), "spec.filters.byName.think.strp", 'unknown field "spec.filters.byName.think.strp"'
+    ),
+    "filter of the model's name": (model(filters={"strip": ["model"]}), "spec.filters.strip", "set by hotseat itself"),
+    "weight of another strategy": (
+        workspace(virtualModels=[{"name": "v", "members": [{"model": "a", "weight": 2}]}]), "spec.virtualModels[0].members", "weight is for strategy Weight only"
+    ),
+    "limit of another strategy": (
+        workspace(virtualModels=[{"name": "v", "strategy": "Weight", "members": [{"model": "a", "maxRequests": 2}]}]),
+        "spec.virtualModels[0].members", "maxRequests is for strategy Spillover only"
+    ),
+    "no members": (workspace(virtualModels=[{"name": "v", "members": []}]), "spec.virtualModels[0].members", "should have at least 1 items"),
+    "strategy": (
+        workspace(virtualModels=[{"name": "v", "strategy": "Cold", "members": [{"model": "a"}]}]), "spec.virtualModels[0].strategy", "supported values"
+    ),
+    "virtual model twice": (
+        workspace(virtualModels=[{"name": "v", "members": [{"model": "a"}]}] * 2), "spec.virtualModels", "Duplicate value"
+    ),
+    "target that is no text": (workspace(profiles={"p": {"x": 1}}), "spec.profiles.p.x", "must be of type string"),
+    "active profile": (workspace(profiles={"p": {}}, activeProfile="q"), "spec.activeProfile", "activeProfile is not in profiles"),
     # What is missing.
     "no engine": (model(None), "spec.engine", "spec.engine: Required value"),
     "empty engine": (model(""), "spec.engine", "should be at least 1 chars long"),
@@ -236,13 +257,50 @@ BAD: dict[str, tuple[Json, str, str]] = {
         )
         for engine, spec in {
             "llamacpp": {"source": "/x"}, "custom": {"command": ["x"], "port": 80}, "external": {"url": "http://h"},
+            "tgi": {"source": "/x"}, "tei": {"source": "/x"}, "ollama": {"source": "ollama://x"}, "whispercpp": {"source": "/x"},
         }.items()
     },
     # Engines.
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
-    "external by TLS": (model("external", url="https://h"), "spec", "url of engine external must be http://HOST:PORT"),
-    "external with a path": (model("external", url="http://h/v1"), "spec", "url of engine external must be http://HOST:PORT"),
+    "failover of another": (model(failoverUrls=["http://h"]), "spec.failoverUrls", "failoverUrls is for engine external only"),
+    "failover with a password": (
+        model("external", url="http://h", failoverUrls=["http://u:p@h"]),
+        "spec",
+        "failoverUrls has a URL of a form that is not allowed",
+    ),
+    "retries of another": (model(retries={"attempts": 1}), "spec.retries", "retries is for engine external only"),
+    "circuit breaker of another": (model(circuitBreaker={}), "spec.circuitBreaker", "circuitBreaker is for engine external only"),
+    "retried status": (
+        model("external", url="http://h", retries={"statuses": [200]}), "spec.retries.statuses[0]", "greater than or equal to 400"
+    ),
+    "external with a password": (model("external", url="http://u:p@h"), "spec", "url has a form that is not allowed"),
+    "external with a fragment": (model("external", url="http://h/v1#x"), "spec", "url has a form that is not allowed"),
+    "TLS without https": (model("external", url="http://h", tls={"serverName": "h"}), "spec.tls", "tls is set, but url does not begin with https://"),
+    "TLS of another": (model(tls={"insecureSkipVerify": True}), "spec.tls", "tls is for engine external only"),
+    "mock response of another": (model(mockResponse="x"), "spec.mockResponse", "mockResponse is for engine external only"),
+    "mock response by request of another": (
+        model(allowMockResponse=True), "spec.allowMockResponse", "allowMockResponse is for engine external only"
+    ),
+    "key without a source": (model(engineKey={}), "spec.engineKey", "exactly one of value, env, file and secret must be set"),
+    "key with two sources": (
+        model(engineKey={"env": "A", "file": "b"}), "spec.engineKey", "exactly one of value, env, file and secret must be set"
+    ),
+    "key in a header of ours": (model(engineKey={"header": "Host", "env": "A"}), "spec.engineKey.header", "is set by hotseat itself"),
+    "header without a value": (
+        model(headers=[{"name": "A"}]), "spec.headers[0]", "exactly one of value, env, file and secret must be set"
+    ),
+    "header of ours": (
+        model(headers=[{"name": "content-length", "value": "1"}]), "spec.headers[0].name", "is set by hotseat itself"
+    ),
+    "header twice": (
+        model(headers=[{"name": "A", "value": "1"}, {"name": "a", "value": "2"}]), "spec.headers", "is set twice, by headers or engineKey"
+    ),
+    "header of the key": (
+        model(engineKey={"env": "A"}, headers=[{"name": "authorization", "value": "1"}]),
+        "spec.headers",
+        "is set twice, by headers or engineKey",
+    ),
     **{
         f"external with {field}": (
             model("external", url="http://h", **{field: value}),
@@ -267,6 +325,55 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "llamacpp without a source": (model("llamacpp"), "spec", "engine llamacpp needs source"),
     "port of llamacpp": (model("llamacpp", source="/x", args=["--port=1"]), "spec", "args has what hotseat sets itself: ^(-m"),
     "model of llamacpp": (model("llamacpp", source="/x", args=["-m", "y"]), "spec", "args has what hotseat sets itself: ^(-m"),
+    **{
+        f"{engine} without a source": (model(engine), "spec", f"engine {engine} needs source")
+        for engine in ("sglang", "tgi", "tei", "ollama", "whispercpp")
+    },
+    **{
+        f"{engine} with {flag}": (model(engine, source="/x", args=[flag]), "spec", "args has what hotseat sets itself")
+        for engine, flag in {
+            "sglang": "--model_path=x", "tgi": "--hostname", "tei": "-p", "whispercpp": "--inference-path=/x",
+        }.items()
+    },
+    **{
+        f"{engine} from ollama": (model(engine, source="ollama://x"), "spec", f"engine {engine} cannot read ollama://")
+        for engine in ("sglang", "tgi", "tei")
+    },
+    **{
+        f"{engine} fetches a file": (
+            model(engine, source="hf://o/r/f", cache={"fetchBy": "Engine"}), "spec", f"{engine} fetches whole repositories only"
+        )
+        for engine in ("sglang", "tgi", "tei")
+    },
+    "ollama from a file": (model("ollama", source="/x.gguf"), "spec", "engine ollama needs source: ollama://NAME"),
+    "args of ollama": (model("ollama", source="ollama://x", args=["-v"]), "spec", "args has no meaning for engine ollama"),
+    "name for ollama": (
+        model("ollama", source="ollama://x", engineModelName="y"), "spec", "engineModelName has no meaning for engine ollama"
+    ),
+    "replicas of ollama": (
+        model("ollama", source="ollama://x", scheduling={"replicas": 2}, concurrency=1), "spec", "cannot have scheduling.replicas"
+    ),
+    # LoRA adapters.
+    "adapters of another engine": (model(loras=[{"name": "b", "source": "/x"}]), "spec.loras", "loras is for engine vllm only"),
+    "adapter without a source": (vllm(loras=[{"name": "b"}]), "spec.loras[0].source", "spec.loras[0].source: Required value"),
+    "adapter twice": (vllm(loras=[{"name": "b", "source": "/x"}] * 2), "spec.loras[1].name", "Duplicate value"),
+    "adapter with a name of the base": (
+        vllm(names=["b"], loras=[{"name": "b", "source": "/x"}]), "spec.loras[0].name", "loras has a name that names has too"
+    ),
+    "adapters that sleep deeply": (
+        vllm(loras=[{"name": "b", "source": "/x"}], vllm={"sleepLevel": 2}, lifecycle={"release": "Park"}),
+        "spec",
+        "vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters",
+    ),
+    "adapter of an unknown scheme": (
+        vllm(loras=[{"name": "b", "source": "hg://o/r"}]), "spec.loras", "source begins with something unknown"
+    ),
+    "another model for llamacpp": (
+        model("llamacpp", source="/x", args=["-hf", "o/r"]), "spec", "args names a model, for which source is"
+    ),
+    "router of llamacpp": (
+        model("llamacpp", source="/x", args=["--models-dir=/m"]), "spec", "args has flags of llama-server's router"
+    ),
     # vLLM.
     "vllm without a source": (model("vllm"), "spec", "engine vllm needs source"),
     "vllm from ollama": (vllm(source="ollama://x"), "spec", "engine vllm cannot read ollama://"),
@@ -312,6 +419,18 @@ BAD: dict[str, tuple[Json, str, str]] = {
 }  # fmt: skip
 
 GOOD: dict[str, Json] = {
+    "all of an upstream": model(
+        "external",
+        names=["openai/*"],
+        engineModelName="*",
+        url="https://h:8443/v1?api-version=1",
+        engineKey={"secret": {"name": "team", "key": "openai.key"}, "header": "api-key"},
+        headers=[{"name": "OpenAI-Organization", "value": "o"}, {"name": "X-Key", "file": "key"}],
+        tls={"caFile": "ca.pem", "serverName": "api.example.com", "insecureSkipVerify": False},
+        allowMockResponse=True,
+        lifecycle={"responseStartTimeout": "0s", "responseStartTimeouts": {"chat": "5m", "embedding": "0s"}},
+    ),
+    "a mock response": model("external", mockResponse=""),
     "all of vllm": vllm(
         vllm={
             "toolCallParser": "hermes", "reasoningParser": "", "tensorParallelSize": 2, "maxModelLen": 512,
@@ -325,10 +444,36 @@ GOOD: dict[str, Json] = {
         cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
         args=["--port-range", "1"],
     ),
+    "sglang that parks": model("sglang", source="hf://o/r@main", lifecycle={"release": "Park"}, args=["--tp", "1"]),
+    "tgi that fetches": model("tgi", source="hf://o/r", cache={"fetchBy": "Engine"}, args=["--port-range", "1"]),
+    "tei on a CPU": model("tei", source="pvc://c/p", resources={"gpus": 0}),
+    "whispercpp": model("whispercpp", source="hf://ggerganov/whisper.cpp/ggml-base.bin", args=["--threads", "4"]),
+    "ollama with slots": model("ollama", source="ollama://hf.co/o/r:Q4_K_M", concurrency=4, env=[{"name": "OLLAMA_DEBUG"}]),
+    "adapters that sleep": vllm(loras=[{"name": "b", "source": "/b"}], vllm={"sleepLevel": 1}, lifecycle={"release": "Park"}),
+    "adapters": vllm(loras=[{"name": "B c", "source": "hf://o/b"}, {"name": "d", "source": "/d"}]),
+    "virtual models and profiles": workspace(
+        virtualModels=[
+            {"name": "v w", "members": [{"model": "other"}]},
+            {"name": "s", "strategy": "Spillover", "members": [{"model": "other", "maxRequests": 1}, {"model": "other"}], "description": "x"},
+            {"name": "t", "strategy": "Weight", "members": [{"model": "other", "weight": 3}, {"model": "other"}]},
+        ],
+        profiles={"p q": {"x": "other", "y": "", "z": "s"}, "none": {}},
+        activeProfile="p q",
+    ),
+    "filters": model(
+        filters={
+            "strip": ["a", "b.c"], "default": {"a": None, "b.c": [1, {"d": 0.5}]}, "set": {"a": "x"},
+            "byName": {"a:think": {"set": {"chat_template_kwargs": {"enable_thinking": True}}}, "a:plain": {}},
+        }
+    ),
     "vllm without a GPU": vllm(vllm={"tensorParallelSize": 2}, resources={"gpus": 0}),
     "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),
     "fields in braces": custom("{port}{host}", "{{x}}", "{{{name}}}", "{env:A_1}", "{model}", source="s3://b/k"),
     "a port of its own": custom("x", port=80),
+    "fields with a dollar": custom("${port}", "$${HOME}", "${env:HOME}"),
+    "what the models of a workspace share": workspace(
+        modelDefaults={"engine": "mock", "lifecycle": {"idleTimeout": "5m"}, "args": ["${a}"]}, macros={"a": "${b}", "b-1": ""}
+    ),
     "engine of one's own that sleeps": custom(
         PORT,
         lifecycle={

@@ -13,21 +13,24 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from hotseat.api.workspace import PromptStorage, Workspace
+from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog, HttpSink, Listener
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
 from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
+from hotseat.engines.access import missing_secrets, secret_variables
 from hotseat.gateway import gauges
-from hotseat.gateway.auth import Keys
 from hotseat.gateway.captures import CaptureMode
+from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.spool import Spool
 from hotseat.gateway.wsgi import Gateway, create_gateway
-from hotseat.manifests.files import Debouncer, snapshot
-from hotseat.manifests.loading import Manifest, load
+from hotseat.importing.loading import Inputs, load, snapshot
+from hotseat.manifests.files import Debouncer
+from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
@@ -46,12 +49,12 @@ APPLY_TIME = 5.0  # seconds after a reload until its message is printed anyway
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one machine. `files` has documents or folders of them. It is empty if they came from standard input."""
+    """Settings of one machine."""
 
-    files: tuple[Path, ...]
+    inputs: Inputs  # what is served
     state_dir: Path
     cache_dir: Path
-    keys: tuple[str, ...] = ()
+    keys: KeySource = field(default_factory=KeySource)
     sink: str | None = None
     max_body: int = MAX_BODY
     max_form: int = MAX_FORM  # 0: forms are held in memory, as all bodies
@@ -121,6 +124,7 @@ class App:
             owner=owner,
             saves_prompts=self.runtime.saves_prompts,
             prompt_room=memory_room(),
+            profiles=ActiveProfiles(settings.state_dir / "profiles.json"),
         )
         self.metrics = Metrics(lambda: gauges.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
@@ -132,11 +136,13 @@ class App:
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
+        settings.keys.report = report
+        settings.keys.reload()  # the file may have changed since the first worker
         self.gateway: Gateway = create_gateway(
             self.registry,
             self.bus,
             self.metrics,
-            Keys(settings.keys),
+            settings.keys.keys,
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
@@ -152,8 +158,10 @@ class App:
 
     def begin(self) -> None:
         """Stop engines of an earlier run, apply the documents, and watch their files."""
-        before = snapshot(self.settings.files)
+        before = snapshot(self.settings.inputs)
         self._apply(self.manifest)
+        source = self.settings.keys
+        source.watch(lambda: self.registry.set_key_weights(source.keys.weights), poll=self.settings.watch)
         threading.Thread(target=self._watch_files, args=(before,), name="documents", daemon=True).start()
 
     def reload(self) -> None:
@@ -165,11 +173,13 @@ class App:
 
         `before` is the state of the files when they were first read.
         """
-        debouncer = Debouncer() if self.settings.watch and self.settings.files else None
+        debouncer = Debouncer() if self.settings.watch and self.settings.inputs.can_reload else None
         while not self._closed:
             requested = self._wait_for_reload(None if debouncer is None else debouncer.pause)
             try:
-                state = snapshot(self.settings.files) if debouncer is not None else before
+                if requested and not self._closed:
+                    self.settings.keys.reload()
+                state = snapshot(self.settings.inputs) if debouncer is not None else before
                 if requested or (debouncer is not None and debouncer.update(state, time.monotonic())):
                     self._reload(force=requested or state != before)
             except Exception as error:
@@ -194,17 +204,20 @@ class App:
         with self._lock:
             if self._closed:
                 return
-            if not self.settings.files:
+            if not self.settings.inputs.can_reload:
                 self._report("not reloaded: the documents were read from standard input")
                 return
             try:
-                manifest = load(self.settings.files, known=self.manifest)
+                manifest = load(self.settings.inputs, known=self.manifest)
             except ManifestErrors as errors:
                 self._report(f"not reloaded; the previous documents stay in use:\n{errors}")
                 return
             if manifest is self.manifest and not force:
                 return
             self._apply(manifest)
+            for note in manifest.notes:
+                if note not in self.manifest.notes:
+                    self._report(note)
             old, self.manifest = self.manifest, manifest
         if (old.models, old.workspaces) != (manifest.models, manifest.workspaces):
             self.registry.wait_applied(APPLY_TIME)  # who reads the message may send a request at once
@@ -214,9 +227,12 @@ class App:
         self._on_shutdown_time(shutdown_time(manifest))
         self._on_apply(manifest)
         self.runtime.configure_prompts({w.name: settings for w in manifest.workspaces if (settings := _prompts(w))})
+        self.runtime.hide(secret_variables(manifest.workspaces))
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")
+        for missing in filter(None, map(missing_secrets, manifest.models)):
+            self._report(f"WARNING: {missing}.")
         self._lock_gpus(manifest)
 
     def _lock_gpus(self, manifest: Manifest) -> None:
@@ -255,6 +271,7 @@ class App:
     def _read(self) -> Iterator[Reading]:
         """Yield the gauges for a scrape."""
         yield from gauges.of_requests(self.registry)
+        yield from gauges.of_upstreams(self.registry)
         yield from gauges.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)

@@ -15,7 +15,7 @@ ensure_venv() {
     . .venv/bin/activate
     if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         echo "installing hotseat[$extras] into .venv …" >&2
-        python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+        python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" || exit 1
         touch "$stamp"
     fi
 }
@@ -28,7 +28,7 @@ ensure_clients() {
     if [ ! -f "$stamp" ] || [ "$wanted" -nt "$stamp" ]; then
         echo "installing $wanted into .venv-clients …" >&2
         python -m venv .venv-clients
-        "$HOTSEAT_TEST_CLIENTS" -m pip install --quiet --disable-pip-version-check --requirement "$wanted"
+        "$HOTSEAT_TEST_CLIENTS" -m pip install --quiet --disable-pip-version-check --requirement "$wanted" || exit 1
         touch "$stamp"
     fi
 }

@@ -14,7 +14,7 @@ class Receiver:
     It answers with the statuses of `plan` first, and with 200 after that; where `hanging` is set, not at all.
     """
 
-    def __init__(self, *plan: int) -> None:
+    def __init__(self, *plan: int, host: str = "127.0.0.1") -> None:
         self.plan = list(plan)
         self.hanging = False
         self.requests: list[tuple[str, Mapping[str, str], bytes]] = []  # path, headers, body
@@ -38,9 +38,9 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 

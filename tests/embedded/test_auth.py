@@ -74,15 +74,15 @@ def test_without_one_there_is_401_and_no_switch(hotseat: Hotseat, headers: dict[
 @pytest.mark.parametrize(
     "route",
     [
-        "GET /ready", "GET /running", "GET /metrics", "GET /v1/models", "GET /v1/models/a", "GET /api/events?follow=false",
+        "GET /running", "GET /metrics", "GET /v1/models", "GET /v1/models/a", "GET /api/events?follow=false",
         "GET /api/switches", "GET /api/models/a/logs", "POST /api/models/a/load", "POST /api/models/a/unload",
         "POST /api/models/unload", "POST /v1/completions", "POST /v1/embeddings", "GET /nowhere", "GET /health/",
     ],
 )  # fmt: skip
-def test_every_route_but_health_wants_one(hotseat: Hotseat, route: str) -> None:
+def test_every_route_but_probes_wants_one(hotseat: Hotseat, route: str) -> None:
     method, _, path = route.partition(" ")
     assert hotseat.call(method, path).answer().status == 401
-    assert hotseat.get("/health").json() == {"status": "ok"}
+    assert [hotseat.get(path).json() for path in ("/health", "/ready")] == [{"status": "ok"}, {"status": "ready"}]
 
 
 def test_the_key_goes_no_further(hotseat: Hotseat, receiver: Receiver) -> None:

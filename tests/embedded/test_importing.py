@@ -15,6 +15,7 @@ from hotseat.importing import convert
 
 from .conftest import Up
 from .harness import Hotseat, eventually
+from .receiver import Receiver
 
 MOCK = f"{sys.executable} -S -P -m hotseat.engines.mock_server --name ${{MODEL_ID}} --port ${{PORT}} --log ${{log}}"
 PACKAGE = Path(__file__).parents[2] / "functions"
@@ -118,3 +119,15 @@ def test_a_matrix_lets_those_of_one_set_be_together(up: Up, tmp_path: Path) -> N
         assert hotseat.ask(name).by == name
         assert sorted(hotseat.running()) == sorted(resident)
     assert hotseat.loads() == {"g": 1, "v": 2, "q": 1, "lonely": 1}
+
+
+def test_a_proxy_to_another_host_is_reached_there(up: Up, tmp_path: Path) -> None:
+    elsewhere = Receiver(host="127.0.0.2")
+    try:
+        config = f"models:\n  Org/Far: {{cmd: ssh box serve, proxy: '{elsewhere.url}', useModelName: inner}}\n"
+        hotseat = serve(up, tmp_path, config)
+        answer = hotseat.post("/v1/chat/completions", {"model": "Org/Far", "messages": []})
+        assert answer.status == 200
+        assert [(path, b'"inner"' in body) for path, _, body in elsewhere.requests] == [("/v1/chat/completions", True)]
+    finally:
+        elsewhere.close()

@@ -9,7 +9,8 @@ from .harness import Call, Hotseat, eventually, model
 @pytest.fixture(scope="module")
 def shared(shared_up: Up) -> Hotseat:
     bad = model("bad", "--fault", "exit-loading")
-    return shared_up(model("a", names=["org/A 1", "a"]), model("b"), bad, options=("--log-level", "info"))
+    sleeper = model("sleeper", lifecycle={"release": "Park"})
+    return shared_up(model("a", names=["org/A 1", "a"]), model("b"), bad, sleeper, options=("--log-level", "info"))
 
 
 @pytest.fixture
@@ -41,9 +42,32 @@ def test_one_model_is_unloaded(hotseat: Hotseat) -> None:
     assert hotseat.running() == {}
 
 
+@pytest.mark.parametrize(
+    "path", ["/models/sleep/{}", "/api/models/sleep/{}?wait=true", "/api/models/{}/park?wait=true"]
+)
+def test_one_model_is_put_to_sleep(hotseat: Hotseat, path: str) -> None:
+    hotseat.ask("sleeper")
+    answer = hotseat.post(path.format("sleeper"))
+    assert answer.status == 200
+    if path.startswith("/api"):
+        row = answer.json()
+        assert (row["model"], row["state"], row["gpus"]) == ("sleeper", "parked", 1)
+        assert row["host_memory"] > 0
+    assert hotseat.running() == {}
+    assert [row["model"] for row in hotseat.get("/running").json()["parked"]] == ["sleeper"]
+    assert hotseat.post(path.format("sleeper")).status == 200  # it is already
+    assert hotseat.ask("sleeper").by == "sleeper"
+    assert hotseat.running() == {"sleeper": "ready"}
+
+
 def test_what_cannot_be_done_is_said(hotseat: Hotseat) -> None:
-    answer = hotseat.post("/models/sleep/org/A%201")
-    assert (answer.status, answer.code) == (501, "not_implemented")
+    for path in ("/models/sleep/org/A%201", "/api/models/sleep/org/A%201", "/api/models/org/A%201/park"):
+        answer = hotseat.post(path)
+        assert (answer.status, answer.code) == (409, "conflict")
+        assert "lifecycle.release is Stop" in answer.json()["error"]["message"]
+    unloaded = hotseat.post("/api/models/sleeper/park?wait=true")
+    assert "it is unloaded" in unloaded.json()["error"]["message"]
+    assert hotseat.post("/models/sleep/sleeper", Sec_Fetch_Site="cross-site").status == 403
     assert hotseat.post("/models/sleep/nobody").code == "model_not_found"
     assert hotseat.get("/logs/stream/nobody").code == "model_not_found"
 

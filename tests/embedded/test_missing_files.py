@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hotseat.sources.cache import prune
+
 from .conftest import Up
 from .harness import Document, Hotseat, model, workspace
 
@@ -75,6 +77,18 @@ def test_weights_that_have_vanished_from_the_cache_are_fetched_again(up: Up, ori
     assert origin.given == 2
     hotseat.wait_event("switch.completed", "a", count=2)  # and all before it has been printed
     assert hotseat.events("model.failed") == []
+
+
+def test_weights_of_a_running_hotseat_are_shared_and_not_pruned(up: Up, origin: Origin) -> None:
+    hotseat = up(engine("a", origin.url), engine("c", origin.url), model("b"))
+    assert hotseat.post("/api/models/a/load?wait=10s").status == 200
+    assert hotseat.post("/api/models/c/load?wait=10s").status == 200
+    assert origin.given == 1
+    assert prune(hotseat.folder / "cache") == [], "another process does not either"
+    assert hotseat.post("/api/cache/prune").json()["entries"] == []
+    (row,) = hotseat.get("/api/cache").json()["entries"]
+    assert (row["models"], row["in_use"], row["state"]) == (["a", "c"], True, "complete")
+    assert hotseat.post("/api/cache/prune?older_than=soon").status == 400
 
 
 def test_nobody_makes_room_for_weights_that_are_gone(up: Up, tmp_path: Path) -> None:

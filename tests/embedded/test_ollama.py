@@ -133,6 +133,29 @@ def test_a_model_is_loaded_and_unloaded_without_a_prompt(client: ollama.Client, 
     assert client.ps().models == []
 
 
+def test_a_request_says_how_long_its_model_stays(client: ollama.Client, hotseat: Hotseat) -> None:
+    def expires() -> str:
+        (row,) = hotseat.get("/api/ps").json()["models"]
+        return row["expires_at"]
+
+    client.chat(model="a", messages=say("x"))
+    assert expires().startswith("9999")  # as its document says
+    client.generate(model="a", prompt="x", keep_alive="10m")
+    assert not expires().startswith("9999")
+    client.generate(model="a", prompt="x")
+    assert not expires().startswith("9999")
+    client.chat(model="a", messages=say("x"), keep_alive=-1)
+    assert expires().startswith("9999")
+    assert client.chat(model="a", messages=say("x"), keep_alive=0).message.content.startswith("a: x")
+    eventually(lambda: not hotseat.running())
+    client.chat(model="a", messages=say("x"))  # loaded again, it stays again
+    assert expires().startswith("9999")
+    hotseat.post("/v1/chat/completions", {"model": "a", "messages": say("x")}, X_Hotseat_Keep_Alive="0")
+    eventually(lambda: not hotseat.running())
+    with pytest.raises(ollama.ResponseError, match="`keep_alive` is 'soon'"):
+        client.chat(model="a", messages=say("x"), keep_alive="soon")
+
+
 # Embeddings -----------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import yaml
 from hotseat.app import App, Settings
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import ConfigChanged
-from hotseat.manifests import load
+from hotseat.importing.loading import Inputs, load
 from hotseat.manifests.loading import Manifest
 
 from .conftest import Up
@@ -121,8 +121,8 @@ def test_what_was_edited_while_hotseat_began_is_taken_in(tmp_path: Path) -> None
     """Between its first reading and the beginning of the watch nobody tells of a change."""
     file, told = tmp_path / "models.yaml", list[str]()
     file.write_text(yaml.safe_dump(model("a")))
-    settings = Settings((file,), tmp_path / "state", tmp_path / "cache")
-    app = App(settings, load(settings.files), on_shutdown_time=lambda _: None, report=told.append)
+    settings = Settings(Inputs((file,)), tmp_path / "state", tmp_path / "cache")
+    app = App(settings, load(settings.inputs), on_shutdown_time=lambda _: None, report=told.append)
     file.write_text(yaml.safe_dump_all([model("a"), model("b")]))
     app.begin()
     try:
@@ -136,10 +136,10 @@ def test_a_reload_is_told_when_the_scheduler_acts_on_it(tmp_path: Path, monkeypa
     """A bug once: a request after the message was answered by the engine of the old document."""
     file, seen = tmp_path / "models.yaml", list[bool]()
     file.write_text(yaml.safe_dump(model("a")))
-    settings = Settings((file,), tmp_path / "state", tmp_path / "cache", watch=False)
+    settings = Settings(Inputs((file,)), tmp_path / "state", tmp_path / "cache", watch=False)
     app = App(
         settings,
-        load(settings.files),
+        load(settings.inputs),
         on_shutdown_time=lambda _: None,
         report=lambda _: seen.append(len(app.registry.handles[0].scheduler.status()) == 2),
     )
@@ -282,8 +282,8 @@ def test_all_who_ask_while_documents_are_read_get_one_more_reading(
 ) -> None:
     file, reading, asked, readings = tmp_path / "models.yaml", threading.Event(), threading.Event(), list[Manifest]()
     file.write_text(yaml.safe_dump(model("a")))
-    settings = Settings((file,), tmp_path / "state", tmp_path / "cache", watch=False)
-    app = App(settings, load(settings.files), on_shutdown_time=lambda _: None)
+    settings = Settings(Inputs((file,)), tmp_path / "state", tmp_path / "cache", watch=False)
+    app = App(settings, load(settings.inputs), on_shutdown_time=lambda _: None)
 
     def slowly(*args: Any, **more: Any) -> Manifest:
         reading.set()

@@ -80,6 +80,8 @@ def _explained(world: World, code: str, begin: float, end: float, model: str) ->
 
 EXPECTED = [  # what a line of the log says, and the faults that explain it
     (r"Worker \(pid:\d+\) was sent SIG", ("kill worker",)),
+    # The message says why, as clients are told it.
+    (r"spec\.activeModel \S+ was not loaded: ", (*KILLS, *FREEZES, *EXPLAINS["unloaded"], *EXPLAINS["pinned"], "disk")),
     (r"cannot (write|be written|start).*No space left on device", ("disk",)),
 ]
 

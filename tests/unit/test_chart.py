@@ -308,6 +308,17 @@ def test_client_keys_are_made_or_somebody_elses_and_must_be_there_then() -> None
     assert volume(render({"keys": {"existingSecret": "mine"}}), "router", "keys") == {"secretName": "mine"}
 
 
+def test_secrets_of_upstreams_are_mounted_where_they_are_looked_for() -> None:
+    made = render({"upstreamSecrets": ["openai", "team.keys"]})
+    for component in ("router", "switcher"):
+        pod = made[f"Deployment/hotseat-{component}"]["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        assert {"name": "HOTSEAT_SECRETS_DIR", "value": "/etc/hotseat/secrets"} in container["env"]
+        mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        name = mounts["/etc/hotseat/secrets/team.keys"]
+        assert volume(made, component, name) == {"secretName": "team.keys", "optional": True}
+
+
 def test_pods_are_replaced_when_what_they_read_at_the_start_changes() -> None:
     def template(values: Any, component: str) -> Any:
         return render(values)[f"Deployment/hotseat-{component}"]["spec"]["template"]["metadata"]

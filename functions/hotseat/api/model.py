@@ -7,24 +7,28 @@ breaks them, so that an error can point at it.
 """
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
+from pydantic.alias_generators import to_camel
 
+from hotseat.api.engine_access import EngineHeader, EngineKey, Tls
+from hotseat.api.filters import Filters
+from hotseat.api.lifecycle import Health, Lifecycle
+from hotseat.api.loras import LoraAdapter
+from hotseat.api.resilience import CircuitBreaking, Retries
 from hotseat.api.types import (
     API_VERSION,
-    PATH_PATTERN,
     URL_PATTERN,
     VARIABLE_PATTERN,
     Argument,
     Document,
-    EngineCall,
     Metadata,
     ModelName,
     Name,
     ObjectName,
-    Window,
 )
 from hotseat.api.units import Bytes, Cores, Duration
 from hotseat.api.vllm import VllmSettings
@@ -61,7 +65,9 @@ class Fallback(Document):
 
 
 PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
-SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
+PEER: Final = "hotseat.dev/peer"  # annotation of a Model that hotseat makes for one of a peer: the name of the peer
+PEER_HEADER: Final = "X-Hotseat-Peer"  # of requests that a hotseat sends to its peers
+SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci", "file", "pvc")
 
 
 class Capability(StrEnum):
@@ -76,6 +82,13 @@ class Capability(StrEnum):
     IMAGE = "image"
     MODERATION = "moderation"
     REALTIME = "realtime"
+
+
+# Of engines that serve no others.
+_CAPABILITIES: Mapping[str, tuple[Capability, ...]] = {
+    "whispercpp": (Capability.TRANSCRIPTION,),
+    "tei": (Capability.EMBEDDING, Capability.RERANK),
+}
 
 
 class Api(StrEnum):
@@ -182,73 +195,6 @@ class Cache(Document):
         return claim
 
 
-class OnIdle(StrEnum):
-    """How a Model frees the accelerator."""
-
-    STOP = "Stop"
-    PARK = "Park"
-
-
-class Lifecycle(Document):
-    """How a Model is loaded and unloaded."""
-
-    idle_timeout: Duration = Field(
-        default=0.0,
-        description="Unload after this time without a request. `0s`: stay until another model needs the room.",
-    )
-    release: OnIdle = Field(
-        default=OnIdle.STOP,
-        description="How the Model frees the accelerator. Stop ends the engine. Park puts the engine to sleep: "
-        "it keeps its process and host memory. An engine that is not asleep within stopTimeout is stopped. "
-        "Park works on one machine only.",
-    )
-    start_timeout: Duration = Field(
-        default=300.0, description="Maximum time to load. A load that takes longer has failed."
-    )
-    drain_timeout: Duration = Field(
-        default=120.0, description="Time for requests in flight to finish before the engine is stopped."
-    )
-    response_start_timeout: Duration = Field(
-        default=0.0,
-        description="Maximum time from the dispatch of a request to the start of its answer. After that the "
-        "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete.",
-    )
-    connect_timeout: Duration = Field(
-        default=0.0,
-        description="Engine external: time for which a request is held while the server accepts no connection, such as a "
-        "Service at zero replicas. After that the request ends with 502. `0s`: it ends at once.",
-    )
-    stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
-    preload: bool = Field(default=False, description="Load at startup, if there is room.")
-    schedule: tuple[Window, ...] = Field(
-        default=(),
-        max_length=20,
-        description="Windows of time in which the Model should be resident. It evicts only idle Models. Outside "
-        "of the windows the schedule has no effect.",
-    )
-    sleep: tuple[EngineCall, ...] = Field(
-        default=(),
-        max_length=10,
-        description="Requests that put the engine to sleep, in this order. Engines vllm and mock have their own.",
-    )
-    wake: tuple[EngineCall, ...] = Field(
-        default=(),
-        max_length=10,
-        validate_default=True,
-        description="Requests that wake the engine, in this order. Then its health check must succeed.",
-    )
-
-    @field_validator("wake")
-    @classmethod
-    def _wake_goes_with_sleep(cls, wake: tuple[EngineCall, ...], info: ValidationInfo) -> tuple[EngineCall, ...]:
-        sleep = info.data.get("sleep")
-        if wake and sleep == ():
-            raise ValueError("wake needs sleep: the requests that put it to sleep")
-        if sleep and not wake:
-            raise ValueError("sleep needs wake: the requests that bring it back")
-        return wake
-
-
 class Scheduling(Document):
     """How a Model competes for the accelerator. Unset fields come from the policy of the Workspace."""
 
@@ -272,26 +218,6 @@ class Scheduling(Document):
     )
 
 
-class Health(Document):
-    """How hotseat checks that an engine is ready, and that it still is."""
-
-    path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
-        default=None, description="Path that answers GET with 2xx once the engine is ready. Each engine has a default."
-    )
-    period: Duration = Field(
-        default=10.0,
-        description="Interval and timeout of health checks of a ready engine. A check is skipped while the "
-        "engine sends bytes of an answer. `0s`: no checks. One machine only: on a cluster, set a "
-        "livenessProbe in podTemplate.",
-    )
-    failure_threshold: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=6,
-        description="The engine is stopped after this many failed checks in a row, if it has sent no byte in "
-        "between. The next request starts it again. Raise it for an engine that does not answer while it "
-        "computes.",
-    )
-
-
 class ResponseModelName(StrEnum):
     """What `model` is in answers."""
 
@@ -303,32 +229,80 @@ class ModelSpec(Document):
     """What to serve, with which engine, and how it takes turns."""
 
     engine: Annotated[str, Field(min_length=1)] = Field(
-        description="Server program: llamacpp, vllm, custom, external, mock, or an engine that a package adds."
+        description="Server program: llamacpp, vllm, sglang, tgi, tei, ollama, whispercpp, custom, external, mock, or an engine that "
+        "a package adds."
     )
-    source: str | None = Field(
+    source: Annotated[str, Field(max_length=4096)] | None = Field(
         default=None,
-        description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
-        "pvc://claim/path, or a path relative to the folder of the file.",
+        description="Weights: hf://org/repo[/file or glob][@revision], ollama://name[:tag], https://…, s3://, gs:// or az://bucket/key, "
+        "oci://host/repository[:tag], file://path, pvc://claim/path, or a path relative to the folder of the file. #sha256=… at the end of "
+        "https://, s3://, gs:// and az:// is the digest of the file.",
     )
     names: tuple[ModelName, ...] = Field(
         default=(),
         max_length=100,
-        description="Names that clients may send as `model`, beside metadata.name: any text. The first is the name that /v1/models, "
-        "events, metrics and the CLI show; without one that is metadata.name.",
+        description="Names that clients may send as `model`, beside metadata.name: any text. One `*` in a name stands for any text, as in "
+        "`openai/*`. A name without `*` goes before one with it, and a longer one before a shorter. The first name without `*` is the one "
+        "that /v1/models, events, metrics and the CLI show; without one that is metadata.name.",
     )
     engine_model_name: str | None = Field(
         default=None,
-        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name; engine ollama: "
+        "the name in source; engine external: the name that the client sent. Engine external: `*` is replaced by what `*` stands for in "
+        "the name that the client sent, so `*` removes the `openai/` of `openai/*`.",
     )
     response_model_name: ResponseModelName = Field(
         default=ResponseModelName.ENGINE,
         description="What `model` is in the answers of the engine. Engine: what the engine writes there. Client: the name that the "
         "client sent. Compressed answers are not changed.",
     )
+    mock_response: str | None = Field(
+        default=None,
+        max_length=65536,
+        validate_default=True,
+        description="Text with which hotseat itself answers all requests, without a server (engine external). Streams, translated APIs, "
+        "embeddings, reranking, transcriptions and moderations are answered in their form.",
+    )
+    allow_mock_response: bool = Field(
+        default=False,
+        validate_default=True,
+        description="Engine external: a request with a text in `mock_response` is answered by hotseat itself with that text.",
+    )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
         default=None,
         validate_default=True,
-        description="Base URL of a server that is already running (engine external).",
+        description="Base URL of a server that is already running (engine external): http:// or https://. A path in it goes before the "
+        "path of the request. With a version in it, such as `https://api.example.com/v1`, it stands for `/v1` of the request. "
+        "A query is added to that of the request.",
+    )
+    engine_key: EngineKey | None = Field(
+        default=None,
+        description="Key that hotseat sends to the engine or upstream with each request and health check. Clients' own keys are "
+        "never passed on. Engines get it in the environment too: llamacpp as LLAMA_API_KEY, vllm as VLLM_API_KEY, custom "
+        "as ENGINE_API_KEY.",
+    )
+    headers: tuple[EngineHeader, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Headers that hotseat adds to each request for the engine or upstream.",
+    )
+    tls: Tls | None = Field(
+        default=None, validate_default=True, description="TLS towards an upstream with https (engine external)."
+    )
+    failover_urls: tuple[Annotated[str, Field(pattern=URL_PATTERN, max_length=2048)], ...] = Field(
+        default=(),
+        max_length=10,
+        description="Base URLs of other servers with the same model, in order of preference (engine external). Requests go there while "
+        "the server of url, and those before in this list, fail.",
+    )
+    retries: Retries | None = Field(
+        default=None,
+        description="When a request is sent again (engine external). Unset: each of failoverUrls is tried once.",
+    )
+    circuit_breaker: CircuitBreaking | None = Field(
+        default=None,
+        description="When a server that fails gets no requests for a time (engine external). They go to the next of failoverUrls, else "
+        "to the fallback, else they end with 503. Unset: with failoverUrls or health.path the defaults below, otherwise never.",
     )
     image: str | None = Field(default=None, description="Container image (cluster).")
     command: tuple[Argument, ...] = Field(
@@ -347,7 +321,10 @@ class ModelSpec(Document):
     resources: Resources = Resources()
     cache: Cache = Cache()
     capabilities: tuple[Capability, ...] = Field(
-        default=(), description="Kinds of requests that the Model serves. Empty: what the engine supports."
+        default=(),
+        validate_default=True,
+        description="Kinds of requests that the Model serves. Empty: what the engine supports. Engine whispercpp: transcription. Engine "
+        "tei: embedding and rerank.",
     )
     apis: tuple[Api, ...] = Field(
         default=(),
@@ -372,6 +349,12 @@ class ModelSpec(Document):
         "0: no limit.",
     )
     vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
+    loras: tuple[LoraAdapter, ...] = Field(
+        default=(),
+        max_length=32,
+        validate_default=True,
+        description="LoRA adapters (engine vllm). Each is a model of its own to clients, and is served by the instance of this Model.",
+    )
     pod_template: dict[str, Any] | None = Field(
         default=None, description="metadata and spec that are merged into the pod's (strategic merge patch, cluster)."
     )
@@ -394,6 +377,9 @@ class ModelSpec(Document):
         "Workspace.",
     )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
+    filters: Filters | None = Field(
+        default=None, description="Parameters of requests that are removed or set before the engine gets them."
+    )
 
     @field_validator("source")
     @classmethod
@@ -414,11 +400,44 @@ class ModelSpec(Document):
     @classmethod
     def _url_is_for_external(cls, url: str | None, info: ValidationInfo) -> str | None:
         engine = info.data.get("engine")
-        if engine == "external" and url is None:
+        if engine == "external" and url is None and info.data.get("mock_response") is None:
             raise ValueError("engine external needs url")
         if engine is not None and engine != "external" and url is not None:
             raise ValueError("url is for engine external only")
         return url
+
+    @field_validator("failover_urls", "retries", "circuit_breaker")
+    @classmethod
+    def _upstreams_are_external(cls, value: Any, info: ValidationInfo) -> Any:
+        engine = info.data.get("engine")
+        if value and engine is not None and engine != "external":
+            raise ValueError(f"{to_camel(info.field_name or '')} is for engine external only")
+        return value
+
+    @field_validator("mock_response", "allow_mock_response")
+    @classmethod
+    def _mock_is_for_external(cls, mock: str | bool | None, info: ValidationInfo) -> str | bool | None:
+        if mock not in (None, False) and info.data.get("engine", "external") != "external":
+            raise ValueError(f"{to_camel(info.field_name or '')} is for engine external only")
+        return mock
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_set_once(cls, headers: tuple[EngineHeader, ...], info: ValidationInfo) -> tuple[EngineHeader, ...]:
+        key = info.data.get("engine_key")
+        names = [header.name.lower() for header in headers] + ([] if key is None else [key.header.lower()])
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the header {', '.join(doubled)} is set twice, by headers or engineKey")
+        return headers
+
+    @field_validator("tls")
+    @classmethod
+    def _tls_is_for_https(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        if tls is not None and not (info.data.get("url") or "https://").startswith("https://"):
+            raise ValueError("tls is set, but url does not begin with https://")
+        if tls is not None and info.data.get("engine", "external") != "external":
+            raise ValueError("tls is for engine external only")
+        return tls
 
     @field_validator("command")
     @classmethod
@@ -459,6 +478,20 @@ class ModelSpec(Document):
             raise ValueError("vllm is for engine vllm only")
         return vllm
 
+    @field_validator("loras")
+    @classmethod
+    def _loras_are_for_vllm(cls, loras: tuple[LoraAdapter, ...], info: ValidationInfo) -> tuple[LoraAdapter, ...]:
+        if loras and info.data.get("engine", "vllm") != "vllm":
+            raise ValueError("loras is for engine vllm only")
+        for each in loras:
+            cls._source_names_something(each.source)
+        return loras
+
+    @field_validator("capabilities")
+    @classmethod
+    def _of_the_engine(cls, capabilities: tuple[Capability, ...], info: ValidationInfo) -> tuple[Capability, ...]:
+        return capabilities or _CAPABILITIES.get(info.data.get("engine", ""), ())
+
     @field_validator("pod_template")
     @classmethod
     def _pod_template_is_one(cls, template: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -486,17 +519,35 @@ class Model(Document):
     @property
     def shown_name(self) -> str:
         """Return the name that clients and people are shown."""
-        return self.spec.names[0] if self.spec.names else self.metadata.name
+        for name in self.spec.names:
+            if "*" not in name:
+                return name
+        return self.metadata.name
+
+    @property
+    def peer(self) -> str | None:
+        """Return the name of the peer whose model it is. None: it is of a document."""
+        return self.metadata.annotations.get(PEER)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names that a client can send, the shown name first."""
-        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+        filters = self.spec.filters
+        more = (*(each.name for each in self.spec.loras), *(filters.by_name if filters else ()))
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name, *more)))
+
+    @property
+    def is_external(self) -> bool:
+        """Whether hotseat neither starts nor stops its engine."""
+        return self.spec.engine == "external"
 
     @property
     def engine_model_name(self) -> str:
         """Return the name by which its engine knows it."""
-        return self.spec.engine_model_name or self.metadata.name
+        spec = self.spec
+        if spec.engine_model_name is None and spec.engine == "ollama" and (spec.source or "").startswith("ollama://"):
+            return str(spec.source).removeprefix("ollama://")
+        return spec.engine_model_name or self.metadata.name
 
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -22,7 +22,9 @@ VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATH_PATTERN = r"^/"
 TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
+ORIGIN_PATTERN = r"^https?://[^/@?#]+/?$"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+DATA_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 # An extended resource: a domain and a name.
 RESOURCE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
@@ -53,11 +55,13 @@ PATTERN_WORDS: Mapping[str, str] = {
     PATH_PATTERN: "a path that begins with /",
     TARGET_PATTERN: "a path that begins with /, without spaces, percent-encoded where need be",
     HEADER_PATTERN: "the name of a header: letters, digits and dashes",
+    DATA_KEY_PATTERN: "letters, digits, dashes, dots and underscores",
     CRON_PATTERN: "five fields of cron, with one space between them: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or "
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
     DEVICE_PATTERN: "a number or a UUID of a GPU",
     RESOURCE_PATTERN: "an extended resource, DOMAIN/NAME, such as nvidia.com/gpu",
+    ORIGIN_PATTERN: "http:// or https:// and a host, maybe with a port",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 
@@ -98,6 +102,7 @@ class Document(BaseModel):
     """The base class of all parts of documents: camelCase outside, no unknown fields, immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    local_paths: ClassVar[tuple[str, ...]] = ()  # fields that are paths on this machine
 
 
 # What a cluster writes into the metadata of its objects.

@@ -9,22 +9,61 @@ from hotseat.api.types import VARIABLE_PATTERN, Document
 
 
 class ToolCallParser(StrEnum):
-    """Formats of tool calls that vLLM can parse."""
+    """Formats of tool calls that vLLM can parse (vllm-project/vllm, vllm/entrypoints/openai/tool_parsers/__init__.py).
+
+    `internlm2` is a former name of `internlm`.
+    """
 
     NONE = ""
-    HERMES = "hermes"
-    MISTRAL = "mistral"
-    LLAMA3_JSON = "llama3_json"
-    INTERNLM2 = "internlm2"
-    QWEN3_CODER = "qwen3_coder"
+    DEEPSEEK_V3 = "deepseek_v3"
+    DEEPSEEK_V31 = "deepseek_v31"
+    ERNIE45 = "ernie45"
+    GLM45 = "glm45"
     GRANITE = "granite"
+    GRANITE_20B_FC = "granite-20b-fc"
+    HERMES = "hermes"
+    HUNYUAN_A13B = "hunyuan_a13b"
+    INTERNLM = "internlm"
+    INTERNLM2 = "internlm2"
+    JAMBA = "jamba"
+    KIMI_K2 = "kimi_k2"
+    LLAMA3_JSON = "llama3_json"
+    LLAMA4_JSON = "llama4_json"
+    LLAMA4_PYTHONIC = "llama4_pythonic"
+    LONGCAT = "longcat"
+    MINIMAX = "minimax"
+    MINIMAX_M2 = "minimax_m2"
+    MISTRAL = "mistral"
+    OLMO3 = "olmo3"
+    OPENAI = "openai"
+    PHI4_MINI_JSON = "phi4_mini_json"
+    PYTHONIC = "pythonic"
+    QWEN3_CODER = "qwen3_coder"
+    QWEN3_XML = "qwen3_xml"
+    SEED_OSS = "seed_oss"
+    STEP3 = "step3"
+    XLAM = "xlam"
 
 
 class ReasoningParser(StrEnum):
-    """Formats of reasoning that vLLM can parse."""
+    """Formats of reasoning that vLLM can parse (vllm-project/vllm, vllm/reasoning/__init__.py)."""
 
     NONE = ""
     DEEPSEEK_R1 = "deepseek_r1"
+    DEEPSEEK_V3 = "deepseek_v3"
+    ERNIE45 = "ernie45"
+    GLM45 = "glm45"
+    GRANITE = "granite"
+    HUNYUAN_A13B = "hunyuan_a13b"
+    KIMI_K2 = "kimi_k2"
+    MINIMAX_M2 = "minimax_m2"
+    MINIMAX_M2_APPEND_THINK = "minimax_m2_append_think"
+    MISTRAL = "mistral"
+    OLMO3 = "olmo3"
+    OPENAI_GPTOSS = "openai_gptoss"
+    QWEN3 = "qwen3"
+    SEED_OSS = "seed_oss"
+    STEP3 = "step3"
 
 
 class Dtype(StrEnum):
@@ -52,8 +91,12 @@ class KvConnector(Document):
 class VllmSettings(Document):
     """Settings of `vllm serve`. Unset fields use vLLM's defaults. Other flags go into args."""
 
-    tool_call_parser: ToolCallParser | None = Field(default=None, description="Format of the model's tool calls.")
-    reasoning_parser: ReasoningParser | None = Field(default=None, description="Format of the model's reasoning.")
+    tool_call_parser: ToolCallParser | None = Field(
+        default=None, description="Format of the model's tool calls. One that is not listed goes into args."
+    )
+    reasoning_parser: ReasoningParser | None = Field(
+        default=None, description="Format of the model's reasoning. One that is not listed goes into args."
+    )
     tensor_parallel_size: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Number of GPUs that each layer is split over. Unset: all of resources.gpus."
     )

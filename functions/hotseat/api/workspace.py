@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.peers import Peer
+from hotseat.api.templates import check_defaults, check_macros
 from hotseat.api.types import (
     API_VERSION,
     HEADER_PATTERN,
@@ -17,8 +19,11 @@ from hotseat.api.types import (
     ObjectName,
 )
 from hotseat.api.units import AutoDuration, Bytes, Duration
+from hotseat.api.virtual_models import VirtualModel
 
 DEFAULT_WORKSPACE = "default"
+ProfileName = Annotated[str, Field(min_length=1, max_length=200)]
+TargetName = Annotated[str, Field(max_length=1024)]
 SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 
 
@@ -151,7 +156,7 @@ class PolicySpec(Document):
 
 
 class Tenants(Document):
-    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, named by its number."""
+    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, by its name."""
 
     header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
         default=None,
@@ -280,6 +285,22 @@ class WorkspaceSpec(Document):
     tenants: Tenants = Tenants()
     prompt_cache: PromptCache = PromptCache()
     upstream: Upstream = Upstream()
+    peers: tuple[Peer, ...] = Field(
+        default=(), max_length=16, description="Other hotseats, whose models are served here too."
+    )
+    virtual_models: tuple[VirtualModel, ...] = Field(
+        default=(), max_length=100, description="Names whose requests one of several Models answers."
+    )
+    profiles: dict[ProfileName, Annotated[dict[ModelName, TargetName], Field(max_length=1000)]] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Names that are switched to other models while a profile is active: by profile, then by name, any name of a Model or "
+        "a virtual model. An empty text switches the name off.",
+    )
+    active_profile: ProfileName | None = Field(
+        default=None,
+        description="Active profile. On one machine, `hotseat profile` can switch to another one, which stays until this field changes.",
+    )
     return_to_default: Duration = Field(
         default=0.0,
         description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "
@@ -299,12 +320,59 @@ class WorkspaceSpec(Document):
         "allowed too. Models without a common list are never resident together.",
     )
 
+    model_defaults: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Fields of `spec` that the Models of this Workspace have unless they state them: mappings are merged, all else, "
+        "such as a list, is replaced. Not `names` and `workspace`. On a cluster, a Model must still state what its engine requires, and a "
+        "value that is the default of its field counts as not stated. Not for adopted objects.",
+    )
+    macros: dict[str, Annotated[str, Field(max_length=8192)]] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="Texts by name. `${name}` stands for one in command, args, env, stopCommand, url, source, image and health.path of the "
+        "Models of this Workspace, and in other macros.",
+    )
+
+    @field_validator("virtual_models")
+    @classmethod
+    def _virtual_models_differ(cls, models: tuple[VirtualModel, ...]) -> tuple[VirtualModel, ...]:
+        names = [model.name for model in models]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"virtualModels has {', '.join(doubled)} twice")
+        return models
+
+    @field_validator("active_profile")
+    @classmethod
+    def _active_profile_exists(cls, active: str | None, info: ValidationInfo) -> str | None:
+        profiles = info.data.get("profiles")
+        if active is not None and profiles is not None and active not in profiles:
+            raise ValueError(f"activeProfile is {active}, which is not in profiles")
+        return active
+
+    @field_validator("model_defaults")
+    @classmethod
+    def _defaults_are_for_all(cls, defaults: dict[str, Any]) -> dict[str, Any]:
+        return check_defaults(defaults)
+
+    @field_validator("macros")
+    @classmethod
+    def _macros_have_names(cls, macros: dict[str, str]) -> dict[str, str]:
+        return check_macros(macros)
+
     @field_validator("return_to_default")
     @classmethod
     def _return_needs_a_default(cls, seconds: float, info: ValidationInfo) -> float:
         if seconds and not info.data.get("default_model"):
             raise ValueError("returnToDefault needs defaultModel")
         return seconds
+
+    @field_validator("peers")
+    @classmethod
+    def _peers_have_names(cls, peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
+        names = [peer.name for peer in peers]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"peers has {', '.join(doubled)} twice")
+        return peers
 
     @field_validator("groups")
     @classmethod

@@ -11,7 +11,7 @@ import click
 
 from hotseat.cli.client import Client, ClientError, stream_error
 from hotseat.cli.options import Command, connect, model_argument, server_options
-from hotseat.cli.terminal import for_stdout, live, printable, share
+from hotseat.cli.terminal import for_stdout, live, printable, transfer
 
 LOADING = "hotseat "  # prefix of comments about a model that is being loaded
 STDIN = "-"
@@ -171,7 +171,7 @@ class Answer:
             parts += [f"position {state['position']}"] if state.get("position") else []
             parts += [f"after {printable(state['resident'])}"] if state.get("resident") else []
         if progress := state.get("progress"):
-            parts.append(share(progress.get("done"), progress.get("total")))
+            parts.append(transfer(progress))
         return "  ".join([*parts, f"{time.monotonic() - self._began:.1f}s"])
 
 

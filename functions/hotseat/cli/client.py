@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import click
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, SSLError
 
 from hotseat.cli.terminal import escape_controls
 
@@ -28,6 +28,10 @@ class ClientError(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(escape_controls(message))
+
+
+class ServerUnreachable(ClientError):
+    """No hotseat answers at the URL."""
 
 
 class ApiError(ClientError):
@@ -104,10 +108,17 @@ def base_url(text: str) -> str:
 class Client:
     """Client of the hotseat at `url`. Thread-safe. All errors are ClientError."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        ca_file: str | None = None,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
         self.url = base_url(url)
         self._headers = {"User-Agent": "hotseat"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = urllib3.PoolManager(retries=False, ca_certs=ca_file)
         self._answer_timeout = answer_timeout
 
     def get(self, path: str, part: str, query: Query | None = None) -> dict[str, Any]:
@@ -127,6 +138,20 @@ class Client:
         with self.near_miss(model or ""):
             return self._json("POST", "/api/cache/clear", self._answer_timeout, query)
 
+    def switch_profile(self, profile: str | None, workspace: str | None = None) -> Any:
+        """Make a profile active. None: none is. Without WORKSPACE: in each that has it."""
+        body = {"name": profile} | ({} if workspace is None else {"workspace": workspace})
+        return self._json("PUT", "/api/profiles/active", self._answer_timeout, body=body)
+
+    def prune(self, older_than: str, *, dry_run: bool) -> Any:
+        """Delete cached weights that nobody uses."""
+        return self._json("POST", "/api/cache/prune", None, {"older_than": older_than, "dry_run": dry_run})
+
+    def pull(self, model: str) -> Any:
+        """Fetch the weights of a model, and return when they are there."""
+        with self.near_miss(model):
+            return self._json("POST", "/api/pull", None, body={"model": model, "stream": False})
+
     def cancel(self, request: str) -> Any:
         """Cancel a request by its id."""
         return self._json("POST", f"/api/requests/{quote(request, safe='')}/cancel", self._answer_timeout)
@@ -140,6 +165,11 @@ class Client:
         """Unload a model."""
         with self.near_miss(model):
             return self.act(f"/api/models/{_segment(model)}/unload", wait=wait)
+
+    def park(self, model: str, *, wait: bool = True) -> Any:
+        """Put a model to sleep."""
+        with self.near_miss(model):
+            return self.act(f"/api/models/{_segment(model)}/park", wait=wait)
 
     def pin(self, model: str, *, wait: bool = True) -> Any:
         """Load a model and keep it loaded."""
@@ -211,8 +241,16 @@ class Client:
         close = get_close_matches(name, known, n=1, cutoff=0.5)
         return f"did you mean {close[0]}?" if close else f"available: {', '.join(known) or 'none'}"
 
-    def _json(self, method: str, path: str, timeout: float | None, query: Query | None = None) -> Any:
-        with self._request(method, path, timeout, query) as response, self._explained():
+    def _json(
+        self,
+        method: str,
+        path: str,
+        timeout: float | None,
+        query: Query | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        with self._request(method, path, timeout, query, body=body) as response, self._explained():
             return _parsed(response.data)
 
     @contextmanager
@@ -271,8 +309,14 @@ class Client:
         """Convert errors of urllib3 to ClientError."""
         try:
             yield
-        except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
+        except SSLError as error:
             raise ClientError(
+                f"no trusted connection to {self.url}: {error}; use --ca-file or HOTSEAT_CA_FILE with the server's certificate"
+            ) from error
+        except OSError as error:  # of the file of certificates
+            raise ClientError(f"--ca-file or HOTSEAT_CA_FILE: {error.strerror or error}") from error
+        except (NewConnectionError, ConnectTimeoutError, NameResolutionError) as error:
+            raise ServerUnreachable(
                 f"no hotseat answers at {self.url}; "
                 "start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
             ) from error

@@ -1,4 +1,4 @@
-"""Commands for a running hotseat: show its state, load, unload, pin and unpin models."""
+"""Commands for a running hotseat: show its state, load, unload, park, pin and unpin models."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ import click
 from hotseat import __version__
 from hotseat.cli.events import PHASES, Activity, line, models_of
 from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
-from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took
+from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took, transfer
 
 if TYPE_CHECKING:
     from hotseat.cli.client import Client
@@ -55,11 +55,12 @@ def _model_row(model: Row) -> list[str]:
     status = model.get("status") or {}
     state, progress = str(status.get("state") or ""), status.get("progress") or {}
     if progress.get("total"):
-        state += f"({100 * progress['done'] // progress['total']}%)"
+        left = progress.get("remaining")
+        state += f"({100 * progress['done'] // progress['total']}%{'' if left is None else f',{age(left)} left'})"
     state += ",pinned" if status.get("pinned") else ""
     return [
         model["id"],
-        str(model.get("engine") or ""),
+        _engine(model),
         state,
         since(status.get("since")),
         str(model.get("workspace") or ""),
@@ -68,12 +69,18 @@ def _model_row(model: Row) -> list[str]:
     ]
 
 
+def _engine(model: Row) -> str:
+    """Return the engine, or what a name stands for that is not one of a Model."""
+    how = model.get("strategy") or model.get("profile")
+    return str(model.get("engine") or "") + (f"({how})" if how else "")
+
+
 @click.command(cls=Command, examples=["hotseat ps", "hotseat ps -o wide", "hotseat ps -o name"])
 @output_option("table", "wide", "json", "name")
 @server_options(top=False)
 @click.pass_context
 def ps(ctx: click.Context, output: str) -> None:
-    """Show resident models and queues.
+    """Show resident models, queues and fetches of weights.
 
     With -o wide also saved prompt caches, and the last transitions of each instance: age, states and trigger.
     """
@@ -83,10 +90,19 @@ def ps(ctx: click.Context, output: str) -> None:
     )
     if output == "wide":
         text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _transition_rows(body))
+    if upstreams := _upstream_rows(body, every=output == "wide"):
+        text += "\n\n" + table(UPSTREAM_HEADERS, upstreams)
     if output == "wide" and body.get("prompts"):
-        text += "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
+        text += "\n\n" + table(PROMPT_HEADERS, prompt_rows(body["prompts"]))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE", "PROMPTS"], _parked_rows(body))
+    if body.get("peers"):
+        text += "\n\n" + table(PEER_HEADERS, [_peer_row(row) for row in body["peers"]])
+    if body.get("fetching"):
+        text += "\n\n" + table(
+            ["FETCHING", "WORKSPACE", "PROGRESS"],
+            [[row["model"], row["workspace"], transfer(row)] for row in body["fetching"]],
+        )
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -109,7 +125,7 @@ def _resident_rows(body: Row) -> list[list[str]]:
         [
             row["workspace"],
             row["model"],
-            row["state"] + (",pinned" if row.get("pinned") else ""),
+            row["state"] + (",pinned" if row.get("pinned") else "") + _available(row),
             f"{'-' if row['gpus'] is None else row['gpus']}/{spaces.get(row['workspace'], '?')}",
             ",".join(row.get("devices") or ()) or "-",
             str(row["in_flight"]),
@@ -120,6 +136,40 @@ def _resident_rows(body: Row) -> list[list[str]]:
     ]
     empty = spaces.keys() - {row["workspace"] for row in body["running"]}
     return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
+
+
+def _available(row: Row) -> str:
+    """Return how many servers of an external Model get requests, if not all do."""
+    servers = row.get("upstreams") or ()
+    there = sum(each["available"] for each in servers)
+    return "" if there == len(servers) else f",{there}/{len(servers)} servers"
+
+
+PEER_HEADERS = ["PEER", "WORKSPACE", "MODELS", "URL", "PROBLEM"]
+
+
+def _peer_row(row: Row) -> list[str]:
+    return [row["name"], row["workspace"], str(row["models"]), row["url"], row["problem"]]
+
+
+UPSTREAM_HEADERS = ["UPSTREAM", "MODEL", "CIRCUIT", "HEALTHY", "RETRY-IN", "PROBLEM"]
+
+
+def _upstream_rows(body: Row, *, every: bool) -> list[list[str]]:
+    """Return a row for each server of external Models, or for those that get no requests."""
+    return [
+        [
+            server["url"],
+            row["model"],
+            server["circuit"],
+            {True: "yes", False: "no"}.get(server["healthy"], ""),
+            "" if server["retry_in"] is None else age(server["retry_in"]),
+            server["problem"],
+        ]
+        for row in body["running"]
+        for server in row.get("upstreams") or ()
+        if every or not server["available"]
+    ]
 
 
 def _transition_rows(body: Row) -> list[list[str]]:
@@ -134,7 +184,7 @@ def _transition_rows(body: Row) -> list[list[str]]:
 PROMPT_HEADERS = ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"]
 
 
-def _prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
+def prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
     """Return a row for each model with saved prompts."""
     return [
         [
@@ -209,31 +259,6 @@ def switches(ctx: click.Context, output: str) -> None:
     print_as(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
 
 
-@click.command(cls=Command, examples=["hotseat cache", "hotseat cache --clear", "hotseat cache --clear gemma"])
-@click.argument("model", required=False, shell_complete=complete_model)
-@click.option("--clear", is_flag=True, help="Delete the saved prompt caches of a model, or of all models.")
-@output_option("table", "json", "name")
-@server_options(top=False)
-@click.pass_context
-def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> None:
-    """List the fetched weights and the saved prompt caches.
-
-    With --clear, prompt caches are deleted. What an engine has in memory is not deleted. It is saved again when its model is unloaded.
-    """
-    if model is not None and not clear:
-        raise click.UsageError("a model can be named with --clear only", ctx)
-    client = connect(ctx)
-    if clear:
-        body = client.clear_prompts(model)
-        size = sum(row["bytes"] for row in body["prompts"])
-        print_as(output, body, [row["model"] for row in body["prompts"]], f"deleted {_bytes(size) or 'nothing'}")
-        return
-    body = client.get("/api/cache", "prompts")
-    weights = [[row["model"], _bytes(row["bytes"]), row["path"]] for row in body["weights"]]
-    text = table(["WEIGHTS", "SIZE", "PATH"], weights) + "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
-    print_as(output, body, [row["model"] for row in body["prompts"]], text)
-
-
 @click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])
 @model_argument
 @click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded (default), or return immediately.")
@@ -243,7 +268,7 @@ def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> No
 def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     """Load a model. A model that has to make room finishes its requests first."""
     client = connect(ctx)
-    with _watching(client, f"{model}  waiting", wanted=wait):
+    with watching(client, f"{model}  waiting", wanted=wait):
         answer = client.load(model, wait=wait)
     print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
@@ -262,10 +287,39 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
     if (model is None) is not everything:
         raise click.UsageError("name a model or use --all, but not both", ctx)
     client = connect(ctx)
-    with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
+    with watching(client, f"{model or 'all'}  unloading", wanted=wait):
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
     print_as(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
+
+
+@click.command(cls=Command, examples=["hotseat park gemma", "hotseat park gemma --no-wait"])
+@model_argument
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the accelerator is free (default), or return immediately."
+)
+@output_option("table", "json")
+@server_options(top=False)
+@click.pass_context
+def park(ctx: click.Context, model: str, wait: bool, output: str) -> None:
+    """Put a model to sleep: its process stays, and the accelerator is free. Requests in flight finish first.
+
+    The next request wakes it. For models with `lifecycle.release: Park`, or with requests for sleep and wake in their documents.
+    """
+    client = connect(ctx)
+    with watching(client, f"{model}  parking", wanted=wait):
+        answer = client.park(model, wait=wait)
+    print_as(output, answer, [], _parked_text(answer) if wait else f"{printable(answer['model'])} {answer['state']}")
+
+
+def _parked_text(answer: Row) -> str:
+    """Return what a command to park has done: how long it took, what is free now, and what the engine still holds."""
+    name, state, seconds = printable(answer["model"]), answer["state"], answer["seconds"]
+    if state != "parked":
+        return f"{name} {state}: it was stopped instead, after {took(seconds)}; `hotseat events` says why"
+    gpus, memory, held = answer["gpus"], _bytes(answer["accelerator_memory"]), _bytes(answer["host_memory"])
+    freed = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" ({memory})" if memory else "")
+    return f"{name} parked in {took(seconds)}; freed {freed}" + (f", holds {held} of host memory" if held else "")
 
 
 @click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])
@@ -281,7 +335,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     503 `pinned`.
     """
     client = connect(ctx)
-    with _watching(client, f"{model}  waiting", wanted=wait):
+    with watching(client, f"{model}  waiting", wanted=wait):
         answer = client.pin(model, wait=wait)
     print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}, pinned")
 
@@ -298,7 +352,7 @@ def unpin(ctx: click.Context, model: str, output: str) -> None:
 
 
 @contextmanager
-def _watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]:
+def watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]:
     """Show progress on the terminal, from the events of the server."""
     if not (wanted and is_live(sys.stderr)):
         yield

@@ -10,7 +10,9 @@ import click
 from hotseat.api.model import DOCUMENTS
 from hotseat.cli.options import Command, output_option
 from hotseat.control.host_resources import port_conflicts
-from hotseat.importing import Imported, convert
+from hotseat.importing import FORMATS, Imported, convert
+from hotseat.importing.llamaswap import convert_texts
+from hotseat.importing.ollama import read_server
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import Text, name_of, read
 from hotseat.manifests.loading import load_texts
@@ -77,7 +79,7 @@ def _summary(manifest: Manifest) -> str:
     return f"{models} model{'' if models == 1 else 's'}, {workspaces} workspace{'' if workspaces == 1 else 's'}"
 
 
-FORMATS = ("llama-swap", "llmsnap")
+OLLAMA = "ollama"  # instead of a file
 
 
 @click.command(
@@ -85,26 +87,39 @@ FORMATS = ("llama-swap", "llmsnap")
     cls=Command,
     examples=(
         "hotseat import config.yaml -o models.yaml && hotseat up -f models.yaml",
-        "hotseat import config.yaml | less",
+        "hotseat import config.yaml | hotseat up -f - --dry-run",
+        "hotseat import ollama http://gpu-box:11434",
+        "kubectl get modelapis -o yaml | hotseat import -",
     ),
 )
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("file", metavar="FILE|ollama", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("url", required=False)
+@click.option(
+    "--from", "source", type=click.Choice(list(FORMATS)), help="Format of the file.  [default: told by its content]"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="File to write.  [default: standard output]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.pass_context
-def import_(context: click.Context, file: Path, output: Path | None, force: bool) -> None:
-    """Convert the configuration of llama-swap or llmsnap.
+def import_(  # noqa: PLR0917 - one parameter an option
+    context: click.Context, file: Path, url: str | None, source: str | None, output: Path | None, force: bool
+) -> None:
+    """Convert the configuration of another program.
 
-    FILE is a config.yaml of llama-swap or llmsnap, or - for standard input. Its models become Models, and its groups or
-    matrix become a Workspace. Clients keep the model names that they use. Settings without an equivalent, and settings that
-    were changed, are listed in comments above each document and on standard error. API keys are not written. The exit code
-    is 2 if the file cannot be imported.
+    FILE is a configuration of llama-swap, llmsnap or LiteLLM, a folder with parts of one of llama-swap, documents of snipsnap
+    (Model, Workspace), vllm-chill (VLLMModel) or kaos (ModelAPI), what `ollama list` prints, a file of Docker Compose, or - for
+    standard input. `ollama` asks the server at URL for its models; the default is OLLAMA_HOST, or Ollama on this machine.
+
+    Clients keep the model names that they use. Settings without an equivalent, settings that were changed, and what was assumed, are
+    listed in comments above each document and on standard error. API keys are not written. The exit code is 2 if the file cannot be
+    imported.
     """
+    if url is not None and str(file) != OLLAMA:
+        raise click.UsageError(f"{url} is one argument too many: only `hotseat import ollama` takes a URL")
     if output is not None and output.exists() and not force:
         raise click.UsageError(f"{output} exists already; use --force to overwrite it")
     try:
-        made = _convert(file)
+        made = _convert(file, url or "", source)
         manifest = load_texts([Text("the converted documents", Path(), _folder(output), made.text)])
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
@@ -119,11 +134,17 @@ def import_(context: click.Context, file: Path, output: Path | None, force: bool
     click.echo(f"{name_of(file)}: {len(manifest.models)} models, {len(made.notes)} notes{where}", err=True)
 
 
-def _convert(file: Path) -> Imported:
-    (text,) = read([file]) if not file.is_dir() else [Problem(name_of(file), "is a folder, not a file")]
-    if isinstance(text, Problem):
-        raise ManifestErrors([text])
-    return convert(text.content, text.name, os.environ)
+def _convert(file: Path, url: str, source: str | None) -> Imported:
+    if str(file) == OLLAMA:
+        return convert(*read_server(url, os.environ), os.environ, source=OLLAMA)
+    texts = list(read([file]))
+    if problems := [text for text in texts if isinstance(text, Problem)]:
+        raise ManifestErrors(problems)
+    found = [text for text in texts if isinstance(text, Text)]
+    if file.is_dir():
+        return convert_texts(found, os.environ)
+    (text,) = found
+    return convert(text.content, text.name, os.environ, source=source)
 
 
 def _folder(output: Path | None) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from hotseat import __version__
-from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, printable, share, table, took
+from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, printable, share, table, took, transfer
 from hotseat.core.events import PREFIX, shown_model_of
 
 NEGLIGIBLE = 0.005  # seconds that are printed as 0.00s
@@ -108,13 +108,18 @@ def _model_failed(data: Data) -> str:
 
 
 def _fetching(data: Data) -> str:
-    return f"{share(data.get('done'), data.get('total'))}   {data.get('message') or ''}"
+    return f"{transfer(data)}   {data.get('message') or ''}"
 
 
 def outgrown(data: Data) -> str:
     """Return what a model uses and what it claims."""
     seen, claimed = share(data.get("seen"), None) or "?", share(data.get("claimed"), None) or "?"
     return f"uses {seen} of accelerator memory, but claims {claimed}"
+
+
+def _upstream(data: Data) -> str:
+    again, message = data.get("retry_after"), data.get("message") or ""
+    return f"{data.get('url', '?')}   {message}" + (f"   (next try in {took(again)})" if again else "")
 
 
 def _anything(data: Data) -> str:
@@ -140,6 +145,15 @@ _FORMATTERS: Mapping[str, Callable[[Data], str]] = {
     "model.failed": _model_failed,
     "model.fetching": _fetching,
     "model.outgrown": outgrown,
+    "model.upstream_failed": _upstream,
+    "model.upstream_recovered": _upstream,
+}
+
+# Lines for people: a word, its color, and what follows.
+_NOTICES: Mapping[str, tuple[str, str, Callable[[Data], str]]] = {
+    "model.outgrown": ("grown", "yellow", outgrown),
+    "model.upstream_failed": ("failed", "red", _upstream),
+    "model.upstream_recovered": ("back", "green", _upstream),
 }
 
 
@@ -176,7 +190,7 @@ class Activity:
             case "switch.requested":
                 self._activities.setdefault(model, _ModelActivity("waiting", now))
             case "model.fetching":
-                said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
+                said = f"fetching  {transfer(data)}".rstrip()
                 self._activities.setdefault(model, _ModelActivity(said, now)).what = said
             case "switch.started":
                 leaving = {shown_model_of(replica) for replica in models_of(data.get("from"))}
@@ -207,21 +221,24 @@ FETCH_LOG = 10.0  # seconds between two log lines about one download, without a 
 ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, its other names, state
 
 
-def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
-    """Return commands to try with a model that can chat."""
+def chat_hints(url: str, model: str, *, with_key: bool = False, ca_file: str = "") -> list[str]:
+    """Return commands to try with a model that can chat. `ca_file`: the server's own certificate."""
     there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
+    there += f" --ca-file {shlex.quote(ca_file)}" if ca_file else ""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
-    return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {shlex.quote(model)}"]
+    curl = _curl(f"{url}/v1/chat/completions", body, with_key=with_key, ca_file=ca_file)
+    return [curl, f"hotseat{there} chat {shlex.quote(model)}"]
 
 
-def embedding_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
+def embedding_hints(url: str, model: str, *, with_key: bool = False, ca_file: str = "") -> list[str]:
     """Return commands to try with an embedding model."""
-    return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key)]
+    return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key, ca_file=ca_file)]
 
 
-def _curl(url: str, body: dict[str, Any], *, with_key: bool) -> str:
+def _curl(url: str, body: dict[str, Any], *, with_key: bool, ca_file: str) -> str:
+    ca = f"--cacert {shlex.quote(ca_file)} " if ca_file else ""
     key = ' -H "Authorization: Bearer $HOTSEAT_API_KEY"' if with_key else ""
-    return f"curl {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    return f"curl {ca}{url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 class Console:
@@ -367,8 +384,9 @@ class Console:
                 return f"{at}  {self._styled('failed', fg='red')}  {model}{rest}   {first}" + (
                     f"\n{log}" if log else ""
                 )
-            case "model.outgrown":
-                return f"{at}  {self._styled('grown ', fg='yellow')}  {subject(event)}   {outgrown(data)}"
+            case "model.outgrown" | "model.upstream_failed" | "model.upstream_recovered":
+                word, color, text = _NOTICES[what]
+                return f"{at}  {self._styled(f'{word:<6}', fg=color)}  {subject(event)}   {escape_controls(text(data))}"
             case "model.cached":
                 return f"{at}  {'cached':<6}  {subject(event)}"
         return ""

@@ -50,13 +50,14 @@ def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], A
     The options of the program (`top`) also read environment variables. The options of a command override them.
     """
     where = f"URL of hotseat  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
-    key = "API key to send  [env var: HOTSEAT_API_KEY]"
+    key = "API key to send. The list of processes shows it; the variable does not  [env var: HOTSEAT_API_KEY]"
+    ca = "Certificate of the server or its authority, in PEM  [env var: HOTSEAT_CA_FILE; default: those of the system]"
 
     def add(command: AnyCommand) -> AnyCommand:
         command = cluster_options(short=short)(command)
         text = "Use the router in the cluster of the kubeconfig. Implied by the next three options"
         command = click.option("--cluster", is_flag=True, help=text, expose_value=False, callback=_keep)(command)
-        for name, metavar, text in (("--api-key", "KEY", key), ("--url", "URL", where)):
+        for name, metavar, text in (("--ca-file", "FILE", ca), ("--api-key", "KEY", key), ("--url", "URL", where)):
             envvar = "HOTSEAT" + name[1:].replace("-", "_").upper() if top else None
             option = click.option(name, metavar=metavar, envvar=envvar, help=text, expose_value=False, callback=_keep)
             command = option(command)
@@ -93,7 +94,8 @@ def connect(ctx: click.Context, **settings: float) -> "Client":
     from hotseat.cli.client import Client  # noqa: PLC0415 - see above
 
     try:
-        return Client(_url(ctx), ctx.meta.get("hotseat.api_key"), **settings)
+        key, ca_file = (ctx.meta.get(f"hotseat.{name}") for name in ("api_key", "ca_file"))
+        return Client(_url(ctx), key, ca_file=ca_file, **settings)
     except ValueError as error:
         raise click.UsageError(f"--url or HOTSEAT_URL: {error}", ctx) from error
 

@@ -5,9 +5,9 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 from unicodedata import combining, east_asian_width
 
 NOTHING = "-"
@@ -81,6 +81,18 @@ def share(done: int | None, total: int | None) -> str:
     if not total:
         return format_bytes(done)
     return f"{100 * done // total}%  {format_bytes(done)} of {format_bytes(total)}"
+
+
+def transfer(progress: Mapping[str, Any]) -> str:
+    """Return the progress of a download with its rate and the time left: `45%  1.2Gi of 2.7Gi  95Mi/s  16s left`."""
+    from hotseat.api.units import format_bytes  # noqa: PLC0415
+
+    parts = [share(progress.get("done"), progress.get("total"))]
+    if (rate := progress.get("rate")) is not None:
+        parts.append(f"{format_bytes(rate)}/s")
+    if (left := progress.get("remaining")) is not None:
+        parts.append(f"{age(left)} left")
+    return "  ".join(part for part in parts if part)
 
 
 def is_live(stream: TextIO) -> bool:

@@ -11,20 +11,27 @@ from multiprocessing import RawValue
 from pathlib import Path
 
 import click
+import psutil
 
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
+from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.gateway.key_file import KeyFileError, KeySource
 from hotseat.gateway.limits import MAX_BODY, MAX_FORM, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
 from hotseat.gateway.threads import Threads
-from hotseat.manifests.loading import Manifest, load
+from hotseat.gateway.tls import ServerTls, TlsError, own_certificate
+from hotseat.importing.loading import Inputs, load, wait_settled
+from hotseat.manifests.files import name_of
+from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
+from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
 
 LOOPBACK = "127.0.0.1"
@@ -32,8 +39,11 @@ IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
 
 EXAMPLES = (
     "hotseat up -f models.yaml",
-    "hotseat up -f models.d/ --port 9000 --api-key-file keys.txt",
-    "hotseat up -f models.yaml --host 0.0.0.0 --api-key sk-mine",
+    "hotseat up config.yaml",
+    "hotseat up --models-dir ~/models",
+    "hotseat up -f models.d/ --port 9000 --api-key-file keys.yaml",
+    "hotseat up -f models.yaml --host 0.0.0.0 --api-key-file keys.yaml --tls-cert tls.crt --tls-key tls.key",
+    "hotseat import config.yaml | hotseat up -f - --dry-run",
 )
 
 
@@ -79,8 +89,14 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 @click.command(cls=Command, examples=EXAMPLES)
-@click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
-              help="Documents to serve. Can be repeated. - is standard input.")  # fmt: skip
+@click.argument("named", metavar="[FILE|DIR]...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR",
+              help="Documents to serve, or a configuration of llama-swap. Can be repeated. - is standard input.")  # fmt: skip
+@click.option("--config-dir", "config_dirs", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True, metavar="DIR",
+              help="Folder of documents, or of parts of a configuration of llama-swap, which are merged. The same as -f DIR.")  # fmt: skip
+@click.option("--models-dir", "models_dirs", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True, metavar="DIR",
+              help="Folder of GGUF files, each of which is served by llama.cpp. Can be repeated, and combined with documents, which "
+                  "take precedence.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -89,17 +105,28 @@ def _open_nonblocking(path: str, flags: int) -> int:
     type=click.IntRange(0, 65535),
     help="Port to listen on. 0 picks a free port.",
 )
-@click.option("--admin-port", type=click.IntRange(1, 65535), metavar="PORT",
-              help="Port on 127.0.0.1 for admin routes: all routes but inference, lists of models, /health and /ready. --port "
-                  "then does not serve them.")  # fmt: skip
+@click.option("--admin-bind", metavar="ADDRESS:PORT",
+              help="Address for admin routes: all routes but inference, lists of models, /health and /ready. --port then does not "
+                  "serve them. API keys are required there too.")  # fmt: skip
+@click.option(
+    "--admin-port", type=click.IntRange(1, 65535), metavar="PORT", help="Short for --admin-bind 127.0.0.1:PORT."
+)
 @click.option("--upstream-port", type=click.IntRange(1, 65535), metavar="PORT",
               help="Port on 127.0.0.1 that serves the engines' own pages (/upstream/MODEL/) and nothing else. There they have an origin of "
                   "their own, so they are not sandboxed.")  # fmt: skip
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
-              help="API key that clients must send on every route but /health. Can be repeated.  [env var: "
-                  "HOTSEAT_API_KEY]")  # fmt: skip
+              help="API key that clients must send on every route but /health and /ready. Can be repeated. The "
+                  "list of processes shows it: use the variable or a file instead.  [env var: HOTSEAT_API_KEY]")  # fmt: skip
 @click.option("--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), envvar="HOTSEAT_API_KEY_FILE",
-              help="File with API keys, one per line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
+              help="File with API keys: of `hotseat key new`, or one per line. It is read again when it changes.  [env var: "
+                  "HOTSEAT_API_KEY_FILE]")  # fmt: skip
+@click.option("--tls-cert", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Certificate in PEM, and its chain: serve https. It is read again when it changes.")  # fmt: skip
+@click.option(
+    "--tls-key", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Key of the certificate, in PEM."
+)
+@click.option("--tls-self-signed", is_flag=True,
+              help="Serve https with an own certificate, which openssl makes at the first start in the state directory.")  # fmt: skip
 @click.option("--no-auth", is_flag=True, help="Allow listening on a non-loopback address without API keys.")
 @click.option("--sink", metavar="URL", envvar="K_SINK", help="URL to send CloudEvents to.  [env var: K_SINK]")
 @click.option(
@@ -147,14 +174,22 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option(
     "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
 )
+@dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
+    named: tuple[Path, ...],
     files: tuple[Path, ...],
+    config_dirs: tuple[Path, ...],
+    models_dirs: tuple[Path, ...],
     host: str,
     port: int,
+    admin_bind: str | None,
     admin_port: int | None,
     upstream_port: int | None,
     keys: tuple[str, ...],
     api_key_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_self_signed: bool,
     no_auth: bool,
     sink: str | None,
     cors: tuple[str, ...],
@@ -175,33 +210,39 @@ def up(  # noqa: PLR0917 — one parameter an option
 ) -> None:
     """Serve the models of a file or a folder.
 
+    FILE has documents of kind Model and Workspace, or is a config.yaml of llama-swap or llmsnap, which is converted as by
+    `hotseat import`. DIR is a folder of such files.
+
     The models take turns on the accelerator. A request for a model that is not loaded is queued until the loaded model has
     finished its requests and is stopped, and the requested model is ready. Changes of the file are applied while hotseat runs,
     also on SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops immediately.
     """
     json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
-    try:
-        manifest = load(files)
-    except ManifestErrors as errors:
-        click.echo(str(errors), err=True)
-        sys.exit(2)
-    all_keys = (*keys, *_read_keys(api_key_file))
-    if not all_keys and not no_auth and not _is_loopback(host):
-        raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
+    inputs = Inputs((*named, *files, *config_dirs), tuple(path.absolute() for path in models_dirs))
+    manifest = _read(inputs)
+    end_if_dry_run(manifest, host, port, (cache_dir or default_cache_dir()).absolute())
+    key_source = _key_source(keys, api_key_file)
+    admin_host, admin_port = _admin_address(admin_bind, admin_port)
+    for option, address in (("--host", host), ("--admin-bind", admin_host)):
+        if not key_source.keys and not no_auth and not _is_loopback(address):
+            raise click.UsageError(f"{option} {address} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
     used = {port: "--port"}
-    for option, other in (("--admin-port", admin_port), ("--upstream-port", upstream_port)):
+    for option, address, other in (
+        ("--admin-bind" if admin_bind else "--admin-port", admin_host, admin_port),
+        ("--upstream-port", LOOPBACK, upstream_port),
+    ):
         if other is not None:
-            if _check_port(LOOPBACK, other, state_dir or home / f"port-{port}", option) in used:
+            if _check_port(address, other, state_dir or home / f"port-{port}", option) in used:
                 raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
             used[other] = option
     settings = Settings(
-        files=() if Path("-") in files else files,
+        inputs=inputs,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
-        cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
-        keys=all_keys,
+        cache_dir=(cache_dir or default_cache_dir()).absolute(),
+        keys=key_source,
         sink=sink,
         max_body=max_body,
         max_form=max_form,
@@ -214,17 +255,26 @@ def up(  # noqa: PLR0917 — one parameter an option
         capture=None if capture is None else CaptureMode(capture),
     )
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
-    _serve(settings, limits, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+    tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
+    addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
+    _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 
 
 def _serve(  # noqa: PLR0917 — what the options say
-    settings: Settings, limits: HttpLimits, manifest: Manifest, host: str, port: int, console: Console
+    settings: Settings,
+    limits: HttpLimits,
+    manifest: Manifest,
+    addresses: tuple[tuple[str, int | None], ...],
+    tls: ServerTls | None,
+    console: Console,
 ) -> None:
+    """Serve at addresses, of which the first is for clients."""
     bounds = Bounds.of_this_process()
     threads = Threads(cap=thread_cap())
     settings = replace(settings, concurrency=ConcurrencyLimit(0, threads))
     end = RawValue("d", shutdown_time(manifest))  # seconds, from the worker to the arbiter
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses if port is not None]
+    url = f"{'http' if tls is None else 'https'}://{bind[0]}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
     def create() -> App:
         # Called in each new worker: the documents may have changed since the last one.
@@ -255,22 +305,41 @@ def _serve(  # noqa: PLR0917 — what the options say
             [(w.name, w.spec.capacity.gpus if w.spec.capacity.counted else None) for w in manifest.workspaces],
             hints,
         )
+        if tls is not None:
+            console.log(f"certificate {tls.certificate}, SHA-256 {tls.fingerprint}")
+
+    own_ca = str(tls.certificate) if tls is not None and tls.certificate.is_relative_to(settings.state_dir) else ""
 
     def _hints(capability: Capability) -> list[str]:
         capable = [m.shown_name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
         make = chat_hints if capability is Capability.CHAT else embedding_hints
-        return make(url, capable[0], with_key=bool(settings.keys)) if capable else []
+        return make(url, capable[0], ca_file=own_ca, with_key=bool(settings.keys.keys)) if capable else []
 
-    bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-    more = (settings.admin_port, settings.upstream_port)
-    bind += [f"{LOOPBACK}:{each}" for each in more if each is not None]
     limits = replace(limits, connections=bounds.connections)
-    Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value).run()
+    Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value, tls=tls).run()
+
+
+def _read(inputs: Inputs) -> Manifest:
+    """Return what is to be served, and print what was changed in a conversion. End this process if there is a problem."""
+    if not inputs.files and not inputs.models_dirs:
+        raise click.UsageError("nothing to serve: name a file of documents, or use --models-dir DIR")
+    unsettled = wait_settled(inputs.models_dirs)
+    try:
+        manifest = load(inputs)
+    except ManifestErrors as errors:
+        click.echo(str(errors), err=True)
+        sys.exit(2)
+    for line in (*manifest.notes, *(f"{name_of(path)}: still being written, not a Model yet" for path in unsettled)):
+        click.echo(f"warning: {line}", err=True)
+    if inputs.models_dirs and not manifest.models:
+        folders = ", ".join(map(name_of, inputs.models_dirs))
+        raise click.ClickException(f"no GGUF file in {folders}, so there is no Model to serve; names must end in .gguf")
+    return manifest
 
 
 def _newest(settings: Settings, manifest: Manifest, console: Console) -> Manifest:
     try:
-        return load(settings.files, known=manifest) if settings.files else manifest
+        return load(settings.inputs, known=manifest) if settings.inputs.can_reload else manifest
     except ManifestErrors as errors:
         console.log(f"the documents from the start of hotseat stay in use:\n{errors}")
         return manifest
@@ -280,15 +349,49 @@ def _state(model: Model) -> str:
     return "ready" if model.spec.engine == "external" else "unloaded"
 
 
-def _read_keys(path: Path | None) -> list[str]:
-    """Return the keys of a file, one per line. Empty lines and lines that begin with # are skipped."""
-    if path is None:
-        return []
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise click.UsageError(f"{path} contains no key")
-    return keys
+def _key_source(keys: tuple[str, ...], path: Path | None) -> KeySource:
+    """Return where API keys come from, after reading them. Raise UsageError if that is not possible."""
+    source = KeySource(keys, path and path.absolute())
+    try:
+        source.read()
+    except KeyFileError as error:
+        raise click.UsageError(str(error)) from None
+    return source
+
+
+def _admin_address(bind: str | None, port: int | None) -> tuple[str, int | None]:
+    """Return the address and the port for admin routes. Port None: each port has them."""
+    if bind is None:
+        return LOOPBACK, port
+    host, _, number = bind.rpartition(":")
+    if port is not None:
+        raise click.UsageError("use --admin-bind or --admin-port, not both")
+    if not host or not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):  # noqa: PLR2004
+        raise click.UsageError(f"--admin-bind is {bind}; allowed: ADDRESS:PORT, such as 127.0.0.1:8001 or [::1]:8001")
+    return host.removeprefix("[").removesuffix("]"), int(number)
+
+
+def _tls(certificate: Path | None, key: Path | None, own: Path | None, host: str) -> ServerTls | None:
+    """Return the certificate to serve with. `own`: the state directory with an own one. None: it is not wanted."""
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together: give both")
+    if own is not None and certificate is not None:
+        raise click.UsageError("use --tls-cert and --tls-key, or --tls-self-signed, not both")
+    try:
+        if own is not None:
+            certificate, key = own_certificate(own / "tls", [socket.gethostname(), *_addresses(host)])
+        return None if certificate is None or key is None else ServerTls(certificate.absolute(), key.absolute())
+    except (TlsError, OSError) as error:
+        raise click.ClickException(f"no https: {error}") from None
+
+
+def _addresses(host: str) -> list[str]:
+    """Return the addresses at which a server is reached that listens on `host`."""
+    if host not in {"0.0.0.0", "::"}:  # noqa: S104
+        return [host]
+    families = (socket.AF_INET, socket.AF_INET6) if host == "::" else (socket.AF_INET,)
+    found = (each for addresses in psutil.net_if_addrs().values() for each in addresses if each.family in families)
+    return [each.address for each in found if "%" not in each.address]
 
 
 def _is_loopback(host: str) -> bool:

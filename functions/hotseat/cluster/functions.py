@@ -32,7 +32,6 @@ class FunctionSettings:
     broker: str
     switcher: str
     key: bytes
-    keys: tuple[str, ...]
     objects: ClusterSettings  # without a namespace. Its image is empty for that of the switcher's own pod
     port: int
     admin_port: int | None  # of the router; None: admin routes are on `port`
@@ -42,6 +41,8 @@ class FunctionSettings:
     max_body: int = MAX_BODY
     max_form: int = 0  # of the router; 0: forms are held in memory
     limits: HttpLimits = field(default_factory=HttpLimits)
+    key_file: Path | None = None  # with keys of clients; None: none is required
+    cors: tuple[str, ...] = ()  # of the router: origins whose pages may send requests
     sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
     capture: CaptureMode | None = None  # of the router: how bodies are captured; None: they are not
@@ -61,7 +62,12 @@ VARIABLES = {
     "Knative sets it.",
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
-    "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
+    "HOTSEAT_API_KEY_FILE": "File with API keys of clients: a list of keys with what each may do, or one key per line. It is read again "
+    "when it changes. While there is none, the router requires no key.",
+    "HOTSEAT_CORS_ORIGINS": "Origins whose web pages may send requests to the router, separated by commas. * allows any origin (default: "
+    "none).",
+    "HOTSEAT_SECRETS_DIR": "Folder below which the Secrets of upstreams are mounted, as NAME/KEY (`engineKey.secret` of a Model). The "
+    "router and the switcher need it.",
     "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own "
     "(default: the image of the switcher's own pod).",
     "HOTSEAT_POD_NAME": "Name of the function's own pod (default: the host name, which is the pod's name unless the pod "
@@ -116,14 +122,13 @@ def read_settings() -> FunctionSettings:
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     tls = Path(env.get("HOTSEAT_SCALER_TLS") or "/etc/hotseat/scaler")
     scaler_tls = tls if (tls / "tls.crt").exists() else None
-    lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return FunctionSettings(
         namespace=env.get("HOTSEAT_NAMESPACE") or None,
         broker=env.get("HOTSEAT_BROKER_URL", ""),
         sink=env.get("K_SINK", ""),
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
         key=key,
-        keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
+        key_file=api,
         objects=ClusterSettings(
             image=env.get("HOTSEAT_IMAGE", ""),
             namespace="",
@@ -152,6 +157,7 @@ def read_settings() -> FunctionSettings:
             _read("HOTSEAT_BODY_TIMEOUT", "60s", parse_duration),
             _read("HOTSEAT_KEEPALIVE_TIMEOUT", "75s", parse_duration),
         ),
+        cors=_names(env.get("HOTSEAT_CORS_ORIGINS", "")),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
         capture=_read("HOTSEAT_CAPTURE", "", _capture_mode),
         scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
+from math import inf
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,6 +67,7 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
         "wanted": _times_to_json(demand.wanted),
         **({"retries": _times_to_json(demand.retries)} if demand.retries else {}),
         **({"busy_pods": dict(demand.busy_pods)} if demand.busy_pods else {}),
+        **({"keep_alive": _keep_alive_to_json(demand.keep_alive)} if demand.keep_alive else {}),
     }
 
 
@@ -94,6 +96,7 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             _times(data.get("wanted") or {}),  # older routers do not send it, nor what follows
             _counts(data.get("busy_pods") or {}),
             _times(data.get("retries") or {}),
+            _keep_alive(data.get("keep_alive") or {}),
         )
         return str(data["workspace"]), demand
     except (KeyError, TypeError, AttributeError) as error:
@@ -106,6 +109,21 @@ def _times_to_json(times: Mapping[str, float]) -> Json:
 
 def _times(data: Mapping[str, Any]) -> dict[str, float]:
     return {str(model): from_rfc3339(at) for model, at in data.items()}
+
+
+def _keep_alive_to_json(said: Mapping[str, tuple[float, float]]) -> Json:
+    """Return the JSON of times to stay. `seconds` is null for ever, because JSON has no infinity."""
+    return {
+        instance: {"seconds": None if seconds == inf else seconds, "at": to_rfc3339(at)}
+        for instance, (seconds, at) in said.items()
+    }
+
+
+def _keep_alive(data: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {
+        str(instance): (inf if said["seconds"] is None else _amount(said["seconds"]), from_rfc3339(said["at"]))
+        for instance, said in data.items()
+    }
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, int]:

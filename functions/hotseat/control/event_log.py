@@ -24,7 +24,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hotseat.api.units import format_time
 from hotseat.core.events import Emit, event_type, with_shown_names
 from hotseat.sources.base import redacted
-from hotseat.sources.download import explain
+from hotseat.sources.http_client import explain
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.scheduling_spec import capacity_of, groups_of, scheduling_spec_of
 from hotseat.core.policy.api import NOTHING

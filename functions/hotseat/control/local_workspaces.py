@@ -9,14 +9,16 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
 from hotseat.control.owner import LoopOwner
-from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.control.registry import ModelRegistry
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
 from hotseat.control.stats_file import StatsFile
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
+from hotseat.core.errors import NotFound, shortened
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
     EXTERNAL_EPOCH,
@@ -56,6 +58,7 @@ class LocalWorkspace(WorkspaceController):
         self.retired = False  # its document has been deleted
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: GPUs are not assigned
         self.gate = RequestGate(registry.router, registry.clock, self._demand_changed, registry.owner)
+        self.gate.apply_key_weights(registry.key_weights)
         self._snapshot: Demand | None = None  # the present demand, if it is known
 
     def apply_config(
@@ -175,7 +178,7 @@ class LocalWorkspaces(ModelRegistry):
     they are not known, and numbers are used. `device_ids` are their UUIDs by name, where known. `host_memory` is the limit for
     parked Models in bytes, shared evenly by the Workspaces that set none. None: no limit. `saves_prompts` returns whether the
     prompt cache of a Model can be kept. None: no prompts are kept. `prompt_room` is the size of the file system in memory for
-    them, in bytes.
+    them, in bytes. `profiles` keeps which profiles are active.
     """
 
     _handles: Mapping[str, LocalWorkspace]
@@ -194,10 +197,12 @@ class LocalWorkspaces(ModelRegistry):
         owner: LoopOwner | None = None,
         saves_prompts: Callable[[Model], bool] | None = None,
         prompt_room: int = 0,
+        profiles: ActiveProfiles | None = None,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(owner, events.emit, forget)
+        self._profiles = ActiveProfiles() if profiles is None else profiles
         self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
-        self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
+        self.runtime, self.events, self.clock, self.stats_file = runtime, events, clock, stats_file
         self.router = uuid.uuid4().hex[:8]
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory
         self._lock = threading.Lock()
@@ -224,12 +229,38 @@ class LocalWorkspaces(ModelRegistry):
             for name, workspace in named.items():
                 self._handles[name].extend_limits(workspace, mine[name])
             self.events.add_shown_names({m.name: m.shown_name for m in models})
-            self._routes = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
+            self._route([(m, self._handles[m.spec.workspace]) for m in models], list(named.values()))
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
+
+    def active_profile(self, workspace: Workspace) -> str | None:
+        """Return the active profile of a Workspace: the one that a person has chosen, else that of its document."""
+        return self._profiles.of(workspace)
+
+    def switch_profile(self, profile: str | None, workspace: str | None = None) -> bool:
+        """Make a profile the active one of the Workspaces that have it, or of one Workspace. None: no profile is active.
+
+        Return whether profiles can be switched here. Raise NotFound if there is no such profile or Workspace, and OSError if the choice
+        cannot be kept.
+        """
+        with self._lock:
+            all_ = [handle.workspace for handle in self._handles.values() if not handle.retired]
+            if workspace is not None and workspace not in {each.name for each in all_}:
+                raise NotFound(f"There is no Workspace {shortened(workspace)}.")
+            chosen = [
+                each
+                for each in all_
+                if workspace in (None, each.name) and (profile is None or profile in each.spec.profiles)
+            ]
+            if profile is not None and not chosen:
+                known = sorted({name for each in all_ if workspace in (None, each.name) for name in each.spec.profiles})
+                raise NotFound(f"There is no profile {shortened(profile)}; there are: {', '.join(known) or 'none'}.")
+            self._profiles.choose(chosen, profile)
+            self._update_names(all_)
+            return True
 
     def wait_applied(self, timeout: float) -> None:
         """Wait until the schedulers act on the documents of `apply`, for TIMEOUT seconds each at most."""
@@ -286,6 +317,9 @@ class LocalWorkspaces(ModelRegistry):
             raise
         self._handles = handles
 
+    def _show_names(self, models: Iterable[Model]) -> None:
+        self.events.add_shown_names({model.name: model.shown_name for model in models})
+
     # GPUs -------------------------------------------------------------------------------------------------------------
 
     def _assigned(self, named: Container[str]) -> dict[str, tuple[str, ...]]:
@@ -340,8 +374,9 @@ class LocalWorkspaces(ModelRegistry):
     def drain(self) -> None:
         """Refuse queued requests and accept no more. Requests in flight go on."""
         self._closing = True
-        for handle in self._handles.values():
-            handle.gate.close()
+        self.peers.close()
+        for gate in self.gates:
+            gate.close()
         self.events.close()
 
     def close(self, timeout: float) -> None:
@@ -354,6 +389,6 @@ class LocalWorkspaces(ModelRegistry):
         emptied = [handle.scheduler.stop(max(0.0, end - self.clock())) for handle in handles]
         if not all(emptied):
             log.warning("some engines did not stop within %.0f s; killing them", timeout)
-        for handle in handles:
-            handle.gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
+        for gate in self.gates:
+            gate.wait_empty(max(0.0, end - self.clock()))  # external servers still answer
         self.runtime.close()

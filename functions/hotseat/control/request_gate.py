@@ -115,6 +115,8 @@ class RequestGate:
         self._owner = LoopOwner() if owner is None else owner
         self._pending_requests: dict[int, PendingRequest] = {}
         self._limits: Mapping[str, Limits] = {}  # of the documents, by model
+        self._in_force: LimitsChanged | None = None  # without the weights of API keys
+        self._key_weights: Mapping[str, int] = {}
         self._ids = itertools.count(1)
         self._closed = False
         self._empty = threading.Event()  # closed, and nothing is left
@@ -132,6 +134,7 @@ class RequestGate:
         size: int = 0,
         since: float | None = None,
         retry_after: float | None = None,
+        keep_alive: float | None = None,
     ) -> PendingRequest:
         """Submit a request. It is dispatched (`dispatched` is set) or queued (use `on_settled`).
 
@@ -140,13 +143,23 @@ class RequestGate:
         that cannot meet it is refused immediately. `size` is the size of its body in bytes. `since` is the
         time at which it was first queued, if it comes from another Workspace. With `retry_after`, raise
         ModelLoading if the model is not ready, and have it loaded: its client is told to try again after so
-        many seconds at least.
+        many seconds at least. `keep_alive` is how many seconds the engine that serves it stays without a request.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         pending_request = PendingRequest(next(self._ids))
         arrival = RequestArrived(
-            now, pending_request.request, model, priority, at_once, tenant, deadline, size, since, retry_after
+            now,
+            pending_request.request,
+            model,
+            priority,
+            at_once,
+            tenant,
+            deadline,
+            size,
+            since,
+            retry_after,
+            keep_alive,
         )
         try:
             self._pending_requests[pending_request.request] = pending_request
@@ -209,7 +222,7 @@ class RequestGate:
     def apply_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents."""
         self._limits = limits.models
-        self._owner.call(lambda: self._step(limits))
+        self._owner.call(lambda: self._step_limits(limits))
 
     def extend_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents, but keep the limits of Models that `apply_limits` will remove.
@@ -218,7 +231,24 @@ class RequestGate:
         moment of a change.
         """
         both = replace(limits, models={**self._limits, **limits.models})
-        self._owner.call(lambda: self._step(both))
+        self._owner.call(lambda: self._step_limits(both))
+
+    def apply_key_weights(self, weights: Mapping[str, int]) -> None:
+        """Apply the weights of API keys. Those of the document come first."""
+
+        def apply() -> None:
+            self._key_weights = weights
+            if self._in_force is not None:
+                self._step_limits(replace(self._in_force, now=self._clock()))
+
+        self._owner.call(apply)
+
+    def _step_limits(self, limits: LimitsChanged) -> None:
+        self._in_force, sharing = limits, limits.sharing
+        if self._key_weights:
+            weights = {**self._key_weights, **sharing.weights}
+            limits = replace(limits, sharing=replace(sharing, weights=weights))
+        self._step(limits)
 
     def close(self) -> None:
         """Refuse all queued requests, and accept no more."""
@@ -266,6 +296,10 @@ class RequestGate:
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
         return self._owner.call(read)
+
+    def keep_alive(self, instance: str) -> float | None:
+        """Return how many seconds an instance stays without a request, as a request at this router said. None: none did."""
+        return self._owner.call(lambda: self._machine.keep_alive(instance))
 
     @property
     def residency(self) -> Residency:

@@ -3,18 +3,21 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hotseat.api.model import PINNED, Model, OnIdle, WhileAbsent
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import PINNED, Model, WhileAbsent
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.core.admission.fair_queue import Sharing
 from hotseat.core.admission.messages import Limits, LimitsChanged
 from hotseat.core.policy.api import Capacity, Claim
 from hotseat.core.policy.groups import Group, Groups
 from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.engines.access import MOCK_ADDRESS
 
 # Fields that can change without a restart of the engine.
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
-    "fallback", "apis", "response_model_name", "loading",
+    "fallback", "apis", "response_model_name", "loading", "filters", "headers", "tls", "mock_response", "allow_mock_response",
+    "failover_urls", "retries", "circuit_breaker",
 }  # fmt: skip
 # Fields that say what is fetched before a load, and to where.
 _FETCHED: Mapping[str, bool | set[str]] = {
@@ -30,6 +33,7 @@ _SOFT_PARTS = {
         "preload",
         "schedule",
         "response_start_timeout",
+        "response_start_timeouts",
     },
     "cache": {"on_delete", "while_absent"},
 }
@@ -72,7 +76,7 @@ def scheduling_spec_of(
         drain_timeout=lifecycle.drain_timeout,
         stop_timeout=lifecycle.stop_timeout,
         preload=lifecycle.preload,
-        external=spec.url if spec.engine == "external" else None,
+        external=(spec.url or MOCK_ADDRESS) if model.is_external else None,
         fingerprint=fingerprint(model) if known_fingerprint is None else known_fingerprint,
         weights=_weights(model),
         problem=problem,
@@ -85,15 +89,22 @@ def scheduling_spec_of(
         replicas=1 if fetch_ahead else scheduling.replicas,  # on a cluster, one instance has several pods
         pods=pods,
         park=may_park and lifecycle.release is OnIdle.PARK,
+        can_park=may_park and can_park(model),
         host_memory=resources.memory,
         prompt_timeout=workspace.spec.prompt_cache.timeout if saves_prompts else 0.0,
         prompts_at_exit=workspace.spec.prompt_cache.keep_at_exit,
     )
 
 
+def can_park(model: Model) -> bool:
+    """Whether a Model can be parked by a command: it parks anyway, or states how."""
+    return model.spec.lifecycle.release is OnIdle.PARK or bool(model.spec.lifecycle.sleep)
+
+
 def fingerprint(model: Model) -> str:
     """Return a string that changes when the engine has to be restarted."""
-    return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), **_SOFT_PARTS})
+    soft = {*_SOFT, "engine_key"} if model.is_external else _SOFT
+    return model.spec.model_dump_json(exclude={**dict.fromkeys(soft, True), **_SOFT_PARTS})
 
 
 def _weights(model: Model) -> str:

@@ -13,16 +13,18 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.schedule_timer import ScheduleTimer
 from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerHost, SchedulerThread
 from hotseat.control.scheduling_spec import capacity_of, groups_of
-from hotseat.core.errors import Unavailable
+from hotseat.core.errors import Conflict, Unavailable
 from hotseat.core.events import Emit
 from hotseat.core.messages import InstanceState, Residency
 from hotseat.core.policy.api import Capacity, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.instance import DRAINING_STATES
 from hotseat.core.scheduler.messages import (
     FetchOrdered,
     LoadOrdered,
     ModelStatus,
+    ParkOrdered,
     PinOrdered,
     SchedulingSpec,
     UnloadOrdered,
@@ -33,6 +35,8 @@ from hotseat.core.scheduler.stats import StatsByModel
 log = logging.getLogger(__name__)
 
 
+_PARKABLE = (InstanceState.READY, *DRAINING_STATES, InstanceState.PARKING, InstanceState.PARKED)
+_ON_ITS_WAY = {*DRAINING_STATES, InstanceState.SAVING, InstanceState.PARKING, InstanceState.RELEASING}
 STEP_TIMEOUT = 5.0  # seconds for a command that takes the scheduler one step
 
 
@@ -153,6 +157,32 @@ class ModelCommands:
                 f"the release of {model} could not be verified; manual action is needed (run: hotseat ps)",
                 code="release_unproven",
             )
+        return status
+
+    def park(self, model: str, timeout: float | None) -> ModelStatus:
+        """Put a loaded model to sleep and wait until it is off the accelerator. It is stopped instead if it does not fall asleep.
+
+        Raise Conflict if it is not loaded, and Unavailable if it takes longer. timeout 0: do not wait.
+        """
+        before = self.status(model)
+        if before.state not in _PARKABLE:
+            raise Conflict(f"{model} cannot be parked: it is {before.state}, and only a loaded model can be parked")
+        command = ParkOrdered(self._clock(), model)
+        if timeout == 0:
+            self.scheduler.send(command)
+            return before
+
+        begun = False
+
+        def outcome() -> ModelStatus | None:
+            nonlocal begun
+            states = set(self.scheduler.instances(model).values())
+            begun = begun or InstanceState.READY not in states  # a request may wake it at once
+            return None if states & _ON_ITS_WAY or not begun else self.status(model)
+
+        status = self.scheduler.execute(command, outcome, timeout)
+        if status is None:
+            raise Unavailable(f"{model} is still draining; parking continues", code="parking", retry_after=5.0)
         return status
 
 

@@ -83,6 +83,15 @@ class Unreachable(UpstreamFailed):
     """The engine accepts no connection, and has received nothing of the request."""
 
 
+class UpstreamRejected(UpstreamFailed):
+    """A server that hotseat does not run has answered with a status after which the request can be sent again.
+
+    `pause` is the time in seconds after which it is; None: it is not.
+    """
+
+    pause: float | None = None
+
+
 class Unavailable(HotseatError):
     """The model is not available now: its load failed, it was unloaded, or hotseat is shutting down.
 
@@ -96,6 +105,10 @@ class ModelLoading(Unavailable):
 
 class NotResident(Unavailable):
     """The request would have to be queued, but it must not wait."""
+
+
+class RateLimited(HotseatError):
+    """The API key has sent too many requests, or has too many at once."""
 
 
 class HeadTooLarge(HotseatError):

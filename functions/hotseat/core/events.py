@@ -64,7 +64,13 @@ EVENT_TYPES: Mapping[str, EventType] = {
         EventType(
             "model.fetching",
             "Weights are being fetched.",
-            {"done": "bytes", "total": "bytes or null", "message": "progress"},
+            {
+                "done": "bytes",
+                "total": "bytes or null",
+                "rate": "bytes per second, averaged over 30 seconds, or null",
+                "remaining": "seconds left at that rate, or null",
+                "message": "progress",
+            },
         ),
         EventType("model.cached", "Weights are complete.", {}),
         EventType("model.ready", "The engine answers.", {"instance": "ID of the instance", "seconds": "load time"}),
@@ -141,6 +147,20 @@ EVENT_TYPES: Mapping[str, EventType] = {
                 "tokens": "tokens, or 0 if not known",
                 "bytes": "bytes, or 0 if not known",
             },
+        ),
+        EventType(
+            "model.upstream_failed",
+            "A server of the model (engine external) gets no requests for now: requests to it, or its health checks, have failed.",
+            {
+                "url": "URL of the server",
+                "message": "last failure",
+                "retry_after": "seconds until a request is sent to it again, or null: after a health check succeeds",
+            },
+        ),
+        EventType(
+            "model.upstream_recovered",
+            "A server of the model (engine external) gets requests again.",
+            {"url": "URL of the server"},
         ),
         EventType(
             "demand.reported",

@@ -169,6 +169,8 @@ class Demand:
     busy_pods: Mapping[str, int] = field(default_factory=dict)
     # By model: until when clients that were refused because it was not ready are expected again (admission/retries.py).
     retries: Mapping[str, float] = field(default_factory=dict)
+    # By instance: how many seconds it stays without a request, as the last request said that said so, and when that was dispatched.
+    keep_alive: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 # Commands of the scheduler to a runtime -------------------------------------------------------------------------------

@@ -35,6 +35,17 @@ class Placement:
     port: int
     weights: str | None = None  # local path; None if the engine fetches them itself or needs none
     prompts: str | None = None  # existing directory for saved prompt caches; None if the engine saves none
+    adapters: tuple[str, ...] = ()  # of the LoRA adapters in spec.loras: local paths, or names that the engine fetches
+    cache: str | None = None  # directory of a pod in which the engine may keep what it fetches; None on one machine
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What an engine runs in an image without hotseat. An empty command: the program of the image. `env`: as in Launch."""
+
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class Engine(Protocol):
     def fetches(self, model: Model) -> bool:
         """Whether hotseat must fetch the weights before a start."""
 
+    # An engine that asks for a key which it gets in its environment says in which variable: `key_variable: str`.
     # An engine that has other APIs than OpenAI's says which: `apis: Set[Api]`.
     # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
     # `cannot_sleep: str`.
@@ -94,6 +106,17 @@ def sleep_of(engine: Engine, model: Model) -> Sleep | None:
         return Sleep(lifecycle.sleep, lifecycle.wake)
     own: Callable[[Model], Sleep] | None = getattr(engine, "sleep", None)
     return own(model) if own is not None else None
+
+
+@runtime_checkable
+class RunsInImage(Protocol):
+    """An engine that runs in images without hotseat. Others run in hotseat's own image, or in one that is made from it."""
+
+    def image(self, model: Model) -> str | None:
+        """Return the image of a Model without spec.image; None: hotseat's own, which has the engine."""
+
+    def container(self, model: Model, placement: Placement) -> Container:
+        """Return what runs there. Raise EngineError for weights that cannot be had there. Files are not looked up."""
 
 
 @runtime_checkable
@@ -148,6 +171,12 @@ def prompt_saver(engine: Engine, model: Model) -> SavesPrompts | None:
 def is_remote(source: str | None) -> bool:
     """Whether a source must be fetched: it has a scheme other than file:// and pvc://."""
     return source is not None and "://" in source and not source.startswith(("file://", "pvc://"))
+
+
+def sources_of(model: Model) -> tuple[str, ...]:
+    """Return the source of a Model and those of its LoRA adapters."""
+    source = model.spec.source
+    return (*(() if source is None else (source,)), *(each.source for each in model.spec.loras))
 
 
 def load_engine(name: str) -> Engine:

@@ -1,9 +1,18 @@
 """Engine external: a server that runs already. hotseat sends requests to it, but does not start or stop it."""
 
 import re
+from urllib.parse import urlsplit
 
+from hotseat.api.engine_access import UPSTREAM_URL
 from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Launch, Placement
+
+
+def _has_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 class External:
@@ -14,11 +23,16 @@ class External:
 
     def check(self, model: Model) -> list[str]:
         """Return a missing url, and fields that only a process of hotseat could use."""
-        problems = [] if model.spec.url else ["engine external needs url"]
-        if model.spec.url and not re.fullmatch(r"http://[^/]+/?", model.spec.url):
+        problems = [] if model.spec.url or model.spec.mock_response is not None else ["engine external needs url"]
+        if model.spec.url and not re.fullmatch(UPSTREAM_URL, model.spec.url):
             problems.append(
-                f"url is {model.spec.url}; allowed is http://HOST:PORT (requests go to the same path there)"
+                "url has a form that is not allowed; allowed: http:// or https://, HOST[:PORT], and maybe a path and a query. A user and "
+                "password go into engineKey or headers"
             )
+        elif model.spec.url and not _has_port(model.spec.url):
+            problems.append("url has a port that is not allowed; allowed: 1 to 65535")
+        if not all(re.fullmatch(UPSTREAM_URL, url) and _has_port(url) for url in model.spec.failover_urls):
+            problems.append("failoverUrls has a URL of a form that is not allowed; allowed are the forms of url")
         unused = {
             "command": model.spec.command,
             "args": model.spec.args,

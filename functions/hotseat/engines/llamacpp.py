@@ -12,11 +12,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hotseat.api.model import Api, Capability, Model
-from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+from hotseat.engines.base import Container, EngineError, Launch, Placement, is_remote
 from hotseat.engines.llamacpp_slots import LlamaCppSlots
 
 _FIRST_OF_SPLIT = re.compile(r"-0*1-of-\d+\.gguf$")
 _OURS = ("-m", "--model", "--host", "--port")
+# Flags that name another model than source does.
+_OTHER_MODELS = (
+    "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-dr", "--docker-repo",
+)  # fmt: skip
+# Flags of the server's own router (ggml-org/llama.cpp, tools/server/README.md), which runs only if it is started without a model.
+_ROUTER = ("--models-dir", "--models-preset", "--models-max", "--models-autoload", "--no-models-autoload")
 # Flags with which slots are not saved, with the reasons.
 _UNSAVED = {
     "--no-slots": "its slots are not reported",
@@ -37,6 +43,7 @@ class LlamaCpp(LlamaCppSlots):
 
     name = "llamacpp"
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
+    key_variable = "LLAMA_API_KEY"
     # --sleep-idle-seconds uses the server's own clock, and any request ends the sleep by a full load. A proxy in front of it that
     # unloads on request can be used by lifecycle.sleep.
     cannot_sleep = "llama-server has no request for sleep"
@@ -48,8 +55,15 @@ class LlamaCpp(LlamaCppSlots):
             if model.spec.source
             else ["engine llamacpp needs source: a .gguf file, hf://org/repo/file.gguf or https://…"]
         )
-        taken = sorted({flag for arg in model.spec.args if (flag := arg.partition("=")[0]) in _OURS})
-        problems += [f"args has {flag}, which hotseat sets itself" for flag in taken]
+        flags = {arg.partition("=")[0] for arg in model.spec.args}
+        problems += [f"args has {flag}, which hotseat sets itself" for flag in sorted(flags.intersection(_OURS))]
+        problems += [
+            f"args has {flag}, which names a model: use source" for flag in sorted(flags.intersection(_OTHER_MODELS))
+        ]
+        problems += [
+            f"args has {flag}, of llama-server's own router, which does not run: hotseat chooses what is loaded"
+            for flag in sorted(flags.intersection(_ROUTER))
+        ]
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:
@@ -57,16 +71,20 @@ class LlamaCpp(LlamaCppSlots):
         if placement.weights is None:
             raise EngineError(f"{model.name}: engine llamacpp needs weights, but it has no source")
         argv = [*(model.spec.command or _program())]
-        argv += ["--model", str(gguf(Path(placement.weights)))]
-        argv += ["--host", placement.host, "--port", str(placement.port)]
-        argv += ["--alias", model.engine_model_name]
-        if Capability.EMBEDDING in model.spec.capabilities:
-            argv.append("--embeddings")
-        if Capability.RERANK in model.spec.capabilities:
-            argv.append("--reranking")
+        argv += ["--model", str(gguf(Path(placement.weights))), *_common(model, placement)]
         if placement.prompts is None:
             return Launch((*argv, *model.spec.args))
         return Launch((*argv, "--slot-save-path", placement.prompts, *model.spec.args), _SAVED_ENV)
+
+    def image(self, model: Model) -> None:  # noqa: ARG002
+        """Return None: hotseat's own image has llama-server."""
+        return
+
+    def container(self, model: Model, placement: Placement) -> Container:
+        """Return the arguments for an image with llama-server. Without a command, the image's program is used."""
+        return Container(
+            model.spec.command, (*_weights(model, placement), *_common(model, placement), *model.spec.args)
+        )
 
     def health_path(self, model: Model) -> str:
         """Return the path of the health check, which answers 503 while the model loads."""
@@ -95,8 +113,33 @@ class LlamaCpp(LlamaCppSlots):
         files = [_file(part, in_pod) for part in _parts(gguf(Path(weights)))] if weights else []
         own = {each.name: each.value for each in model.spec.env}
         variables = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")} | own
+        variables.pop(self.key_variable, None)  # another key changes nothing of what is saved
         files += [_file(path, in_pod) for path in _named((*model.spec.args, *variables.values()))]
         return json.dumps([version, files, model.spec.args, sorted(variables.items())])
+
+
+def _common(model: Model, placement: Placement) -> list[str]:
+    """Return the flags for the address, the name and the kind of requests."""
+    flags = ["--host", placement.host, "--port", str(placement.port), "--alias", model.engine_model_name]
+    if Capability.EMBEDDING in model.spec.capabilities:
+        flags.append("--embeddings")
+    if Capability.RERANK in model.spec.capabilities:
+        flags.append("--reranking")
+    return flags
+
+
+def _weights(model: Model, placement: Placement) -> list[str]:
+    """Return the flags for the file, or for the download by llama.cpp itself."""
+    source = model.spec.source or ""
+    if placement.weights:
+        return ["--model", placement.weights]
+    if source.startswith(("https://", "http://")):
+        return ["--model-url", source.partition("#")[0]]
+    if match := re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]+\.gguf)", source):
+        return ["--hf-repo", match[1], "--hf-file", match[2]]
+    raise EngineError(
+        f"source is {source}: llama.cpp can fetch only hf://org/repo/file.gguf and https:// itself; use cache.fetchBy: Job"
+    )
 
 
 def _file(path: Path, in_pod: bool) -> str:

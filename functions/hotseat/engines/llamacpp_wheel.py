@@ -18,6 +18,14 @@ from typing import Any, NoReturn
 VALUES: dict[tuple[str, ...], tuple[str, Callable[[str], Any]]] = {
     ("-m", "--model"): ("model.path", str),
     ("-mm", "--mmproj"): ("mmproj.path", str),
+    ("-md", "--model-draft", "--spec-draft-model"): ("speculative.draft.mparams.path", str),
+    ("--draft", "--draft-n", "--draft-max", "--spec-draft-n-max"): ("speculative.draft.n_max", int),
+    ("--draft-min", "--draft-n-min", "--spec-draft-n-min"): ("speculative.draft.n_min", int),
+    ("--draft-p-min", "--spec-draft-p-min"): ("speculative.draft.p_min", float),
+    ("-ngld", "--gpu-layers-draft", "--n-gpu-layers-draft", "--spec-draft-ngl"): (
+        "speculative.draft.n_gpu_layers",
+        int,
+    ),
     ("--port",): ("port", int),
     ("--api-prefix",): ("api_prefix", str),
     ("-c", "--ctx-size"): ("n_ctx", int),
@@ -94,7 +102,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(*flags, dest=field)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("-a", "--alias", default="")
-    parser.add_argument("--api-key", default="")
+    parser.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY", ""))
     parser.add_argument("-np", "--parallel", type=int, default=-1)
     parser.add_argument("-fa", "--flash-attn", choices=FLASH_ATTENTION, default="auto")
     parser.add_argument("--rerank", "--reranking", action="store_true", default=False, dest="rerank")
@@ -132,6 +140,8 @@ def parameters(options: argparse.Namespace, wheel: Any) -> Any:
     params.n_parallel = options.parallel
     if options.parallel < 0:  # as llama-server does: four slots that share one context
         params.n_parallel, params.kv_unified = 4, True
+    if params.speculative.draft.mparams.path:  # as llama-server does, unless it is told another way to use it
+        params.speculative.types = [_member(wheel.common_speculative_type, "COMMON_SPECULATIVE_TYPE_", "draft-simple")]
     if options.rerank:
         params.embedding, params.pooling_type = True, wheel.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if options.mlock or options.no_mmap:
@@ -145,8 +155,7 @@ def parameters(options: argparse.Namespace, wheel: Any) -> Any:
         params.slot_save_path = f"{options.slot_save_path.rstrip('/')}/"  # the server adds the name of the file
     if options.cache_idle_slots is not None:
         params.cache_idle_slots = options.cache_idle_slots
-    if _enabled("ENDPOINT_METRICS"):
-        params.endpoint_metrics = True
+    params.endpoint_metrics = params.endpoint_metrics or bool(_enabled("ENDPOINT_METRICS"))
     return params
 
 

@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.types import EngineCall
 from hotseat.api.units import parse_quantity
 from hotseat.engines.base import Launch, Placement, Sleep
 from hotseat.engines.llamacpp_slots import LlamaCppSlots
-from hotseat.engines.mock_server import options_problem
+from hotseat.engines.mock_server import KEY_VARIABLE, options_problem
 
 _ROOT = Path(__file__).parents[2]  # the directory with the package
 
@@ -21,6 +22,7 @@ class Mock(LlamaCppSlots):
     """Engine without a model."""
 
     name = "mock"
+    key_variable = KEY_VARIABLE
 
     def check(self, model: Model) -> list[str]:
         """Return what is wrong with the args."""

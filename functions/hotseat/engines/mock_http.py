@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 DIMENSIONS = 8
+MAX_DIMENSIONS = 8192
 
 
 def words(name: str, content: str, count: int) -> list[str]:
@@ -112,19 +113,20 @@ class MockAnswer:
         return {**self.chunk(None), "choices": [], "usage": self.usage}
 
 
-def vector(text: str) -> list[float]:
+def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
     """Return a small vector that depends on the text only."""
-    return [zlib.crc32(f"{axis}:{text}".encode()) / 2**31 - 1 for axis in range(DIMENSIONS)]
+    return [zlib.crc32(f"{axis}:{text}".encode()) / 2**31 - 1 for axis in range(dimensions)]
 
 
 def embeddings(name: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return the body for /v1/embeddings: floats, or base64 if requested."""
     value = body.get("input", "")
     texts = [value] if isinstance(value, str) or (value and isinstance(value[0], int)) else value
-    vectors: list[Any] = [vector(str(text)) for text in texts]
+    dimensions = min(int(body.get("dimensions") or DIMENSIONS), MAX_DIMENSIONS)
+    vectors: list[Any] = [vector(str(text), dimensions) for text in texts]
     if body.get("encoding_format") == "base64":
         vectors = [
-            binascii.b2a_base64(struct.pack(f"<{DIMENSIONS}f", *axes), newline=False).decode() for axes in vectors
+            binascii.b2a_base64(struct.pack(f"<{dimensions}f", *axes), newline=False).decode() for axes in vectors
         ]
     data = [{"object": "embedding", "index": index, "embedding": axes} for index, axes in enumerate(vectors)]
     count = sum(len(str(text).split()) for text in texts)
@@ -201,6 +203,7 @@ def problem(message: str, code: str, kind: str = "server_error") -> dict[str, An
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     500: "Internal Server Error",

@@ -26,6 +26,7 @@ SEAT_TAKEN = 86  # exit status
 HOLD_STEP = 0.05  # seconds between checks whether a held request is released
 LOG_TIME = 0.05  # seconds before an orderly exit, in which responses are still logged
 DEVICES = "CUDA_VISIBLE_DEVICES"
+KEY_VARIABLE = "MOCK_API_KEY"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
     "busy-health",
@@ -38,6 +39,13 @@ INFERENCE = {
     "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
     "/rerank", "/reranking", "/infill", "/tokenize",
 }  # fmt: skip
+
+
+SLEEP = {
+    ("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping"), ("POST", "/collective_rpc"), ("POST", "/reset_prefix_cache"),
+}  # fmt: skip
+# What SGLang has in their place, with a body.
+SGLANG_SLEEP = {"/release_memory_occupation": "/sleep", "/resume_memory_occupation": "/wake_up"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--first-token", type=float, default=0.0, metavar="S", help="time before the first token")
     add("--stop-time", type=float, default=0.0, metavar="S", help="time from SIGTERM to its end")
     add("--memory", default="0", metavar="QUANTITY", help="taken; shown in /stats")
-    add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
+    add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping, and those of SGLang")
     add("--sleep-clears-slots", action="store_true", help="its slots are empty after it slept")
     add("--sleep-time", type=float, default=0.0, metavar="S")
     add("--wake-time", type=float, default=0.0, metavar="S")
@@ -165,6 +173,7 @@ class MockServer:
         )
         self.lock = threading.Lock()  # guards the two attributes below
         self.counts = {"requests": 0, "open": 0, "cancelled": 0}
+        self.key = os.environ.get(KEY_VARIABLE)  # that each request must have
         self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
         self._log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if options.log else None
 
@@ -235,7 +244,9 @@ class MockServer:
     def _serve(self, connection: MockConnection) -> None:
         try:
             for request in connection.requests():
-                if request.path in INFERENCE and request.method == "POST":
+                if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+                    connection.reply(401, answers.problem("The key is missing or wrong.", "invalid_api_key"))
+                elif request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
                 elif self.slots and request.path == "/metrics":
                     connection.reply_bytes(self.slots.metrics())
@@ -283,8 +294,8 @@ class MockServer:
                         "pid": os.getpid(),
                         "sleeping": self.sleeping,
                     }
-            case ("POST", "/sleep") | ("POST", "/wake_up") | ("GET", "/is_sleeping") if self.options.sleep:
-                return self._sleep(request.path)
+            case method, path if self.options.sleep and (method, SGLANG_SLEEP.get(path, path)) in SLEEP:
+                return self._sleep(request)
             case method, path if self.slots and path.startswith("/slots"):
                 return (200, self.slots.rows()) if method == "GET" else self._transfer(self.slots, request)
         return 404, answers.problem(f"no route {request.method} {request.path}", "not_found", "invalid_request_error")
@@ -307,8 +318,13 @@ class MockServer:
         self.log(what, **done)
         return 200, done
 
-    def _sleep(self, path: str) -> tuple[int, Any]:
-        what = {"/sleep": "sleep", "/wake_up": "wake"}.get(path)
+    def _sleep(self, request: MockRequest) -> tuple[int, Any]:
+        if request.path in SGLANG_SLEEP and not request.body:
+            return 422, {"detail": "Field required"}
+        what = {"/sleep": "sleep", "/wake_up": "wake"}.get(SGLANG_SLEEP.get(request.path, request.path))
+        if request.query == "tags=weights" or (what is None and request.method == "POST"):
+            self.log(request.path[1:], query=request.query, body=request.body.decode())
+            what = None  # it sleeps until the rest is woken, as vLLM does (docs/features/sleep_mode.md)
         if f"{what}-hangs" in self.faults:
             time.sleep(float("1e6"))
         if f"{what}-fails" in self.faults:

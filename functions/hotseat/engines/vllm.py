@@ -5,15 +5,18 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from hotseat.api.model import Api, FetchBy, Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Api, Model
 from hotseat.api.types import EngineCall
-from hotseat.engines.base import EngineError, Launch, Placement, Sleep, is_remote
+from hotseat.api.vllm import ToolCallParser
+from hotseat.engines import repositories
+from hotseat.engines.base import Container, EngineError, Launch, Placement, Sleep
 
 IMAGE = "vllm/vllm-openai:v0.11.0"  # for Models without an image; its program is `vllm` on the PATH
 
 _OURS = ("--host", "--port", "--model", "--served-model-name")
+_ADAPTERS = ("--lora-modules",)
 _PARALLEL = re.compile(r"--(tensor|pipeline|data)-parallel-size\b|-[tpd]p\b")
-_HUB = "hf://"
 _SLEEPS = "--enable-sleep-mode"
 
 
@@ -21,24 +24,34 @@ class Vllm:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "vllm"
+    key_variable = "VLLM_API_KEY"
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
 
     def check(self, model: Model) -> list[str]:
-        """Return sources that vLLM cannot read, missing GPUs, and args that hotseat sets itself."""
+        """Return what such engines check, missing GPUs, and names of LoRA adapters that would be ambiguous."""
         spec = model.spec
-        problems = [] if spec.source else ["engine vllm needs source: hf://org/repo, or a folder with such a model"]
-        if (spec.source or "").startswith("ollama://"):
-            problems.append("source is ollama://…, which engine vllm cannot read; use hf://org/repo")
-        if spec.cache.fetch_by is FetchBy.ENGINE and is_remote(spec.source) and not _is_repository(spec.source):
-            problems.append(
-                f"cache.fetchBy is Engine, but vllm fetches whole repositories only (hf://org/repo[@revision]), not {str(spec.source).partition(':')[0]}://"
-            )
-        flags = (arg.partition("=")[0].replace("_", "-") for arg in spec.args)
-        problems += [f"args has {flag}, which hotseat sets itself" for flag in sorted(set(flags) & set(_OURS))]
+        problems = repositories.check(model, (*_OURS, *(_ADAPTERS if spec.loras else ())))
         parts = spec.vllm.tensor_parallel_size if spec.vllm else None
         if parts and 0 < spec.resources.gpus < parts:
             problems.append(f"vllm.tensorParallelSize is {parts}, but resources.gpus is {spec.resources.gpus}")
+        if spec.loras and spec.lifecycle.release is OnIdle.PARK and spec.vllm and spec.vllm.sleep_level == 2:  # noqa: PLR2004
+            # vllm-project/vllm#39934: reload_weights fails if LoRA is enabled, at least up to 0.17.
+            problems.append("vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters: use 1")
+        base = (model.name, model.engine_model_name)
+        problems += [
+            f"loras[{index}].name is {each.name}, which is the name of the base model: use another"
+            for index, each in enumerate(spec.loras)
+            if each.name in base
+        ]
         return problems
+
+    def image(self, model: Model) -> str:  # noqa: ARG002
+        """Return the image of vLLM's project."""
+        return IMAGE
+
+    def container(self, model: Model, placement: Placement) -> Container:
+        """Return the command line for an image with vLLM."""
+        return Container(command_line(model, placement))
 
     def launch(self, model: Model, placement: Placement) -> Launch:
         """Return the command line for a machine with vLLM."""
@@ -56,24 +69,27 @@ class Vllm:
         return model.spec.health.path or "/health"
 
     def fetches(self, model: Model) -> bool:
-        """Whether hotseat must fetch the weights: the source is remote, and cache.fetchBy is not Engine.
-
-        vLLM could fetch a repository itself, but only while it holds the GPU and within the start
-        timeout.
-        """
-        return is_remote(model.spec.source) and model.spec.cache.fetch_by is FetchBy.JOB
+        """Whether hotseat must fetch the weights."""
+        return repositories.fetches(model)
 
     def sleep(self, model: Model) -> Sleep:
         """Return the requests for sleep.
 
-        From level 2, vLLM wakes without weights, and must load them before its KV cache. Each level discards
-        that; a connector has a copy.
+        From level 2, vLLM wakes without weights, and must load them before its KV cache
+        (vllm-project/vllm, docs/features/sleep_mode.md). Each level discards that cache; a connector has a copy.
+        vLLM forgets its prefix cache when it falls asleep. Some versions did not after level 2, and answered from
+        blocks that had been discarded, so hotseat has it reset once more (vllm/entrypoints/serve/dev/cache/api_router.py).
         """
         level = (model.spec.vllm and model.spec.vllm.sleep_level) or 1
         wake: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
         if level > 1:
             reload = EngineCall(path="/collective_rpc", body='{"method": "reload_weights"}')
-            wake = (EngineCall(path="/wake_up?tags=weights"), reload, EngineCall(path="/wake_up?tags=kv_cache"))
+            wake = (
+                EngineCall(path="/wake_up?tags=weights"),
+                reload,
+                EngineCall(path="/wake_up?tags=kv_cache"),
+                EngineCall(path="/reset_prefix_cache"),
+            )
         kept = model.spec.vllm is not None and model.spec.vllm.kv_connector is not None
         return Sleep((EngineCall(path=f"/sleep?level={level}"),), wake, "/is_sleeping", kept)
 
@@ -86,19 +102,23 @@ def command_line(model: Model, placement: Placement) -> tuple[str, ...]:
     argv = [*(model.spec.command or ("vllm", "serve")), *_weights(model, placement)]
     argv += ["--host", placement.host, "--port", str(placement.port)]
     argv += ["--served-model-name", model.engine_model_name]
-    return (*argv, *_settings(model), *model.spec.args)
+    return (*argv, *_settings(model), *_adapters(model, placement), *model.spec.args)
 
 
 def _weights(model: Model, placement: Placement) -> tuple[str, ...]:
-    source = model.spec.source
-    if placement.weights is not None:
-        return (placement.weights,)
-    if source is None:
-        raise EngineError(f"{model.name}: engine vllm needs weights, but it has no source")
-    if not source.startswith(_HUB):
-        return (source.removeprefix("file://"),)
-    repository, _, revision = source.removeprefix(_HUB).partition("@")
-    return (repository.rstrip("/"), "--revision", revision) if revision else (repository.rstrip("/"),)
+    loaded, revision = repositories.weights(model, placement)
+    return (loaded, "--revision", revision) if revision else (loaded,)
+
+
+def _adapters(model: Model, placement: Placement) -> Iterator[str]:
+    """Yield the flags of the LoRA adapters (vllm-project/vllm, docs/features/lora.md).
+
+    As JSON, because NAME=PATH can be neither with a comma nor with another equals sign.
+    """
+    if model.spec.loras:
+        yield from ("--enable-lora", "--lora-modules")
+        for each, path in zip(model.spec.loras, placement.adapters, strict=True):
+            yield json.dumps({"name": each.name, "path": path})
 
 
 def _settings(model: Model) -> Iterator[str]:
@@ -107,6 +127,8 @@ def _settings(model: Model) -> Iterator[str]:
     values = (
         settings.model_dump(mode="json", exclude_none=True, exclude={"sleep_level", "kv_connector"}) if settings else {}
     )
+    if values.get("tool_call_parser") == ToolCallParser.INTERNLM2:
+        values["tool_call_parser"] = ToolCallParser.INTERNLM.value  # vLLM knows no other name of it
     gpus = model.spec.resources.gpus
     if gpus > 1 and not any(_PARALLEL.match(arg.replace("_", "-")) for arg in model.spec.args):
         values.setdefault("tensor_parallel_size", gpus)
@@ -128,7 +150,3 @@ def _off(flag: str) -> Iterator[str]:
     # Other flags are off by default, and some versions do not know their negation.
     if flag in ("enable-chunked-prefill", "enable-prefix-caching"):
         yield f"--no-{flag}"
-
-
-def _is_repository(source: str | None) -> bool:
-    return re.fullmatch(r"hf://[^/@]+/[^/@]+/?(@[^/]+)?", source or "") is not None

@@ -1,19 +1,26 @@
 """Routes for inference, and what the head of a request for one of them says."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
+from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import BadRequest
+from hotseat.gateway.auth import INFER, OPERATE, ApiKey, Caller, Operation
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
 from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.query import parse_query, rename_query
 from hotseat.gateway.translation import Translation
+from hotseat.gateway.unnamed_model import unnamed_model
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
+
+if TYPE_CHECKING:
+    from hotseat.gateway.parameters import Changes
 
 _OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
@@ -44,6 +51,7 @@ class Route:
     form: bool = False  # the body may be a form (multipart/form-data)
     resident: bool = False  # a request without a `model` is for the Model that is resident, and loads none
     upgrade: bool = False  # it must ask for an upgrade, such as to a WebSocket
+    operation: Operation = INFER  # that a key needs
 
 
 class AcceptedHead:
@@ -53,10 +61,11 @@ class AcceptedHead:
         "_options",
         "_tenants",
         "boundary",
+        "caller",
+        "checks_body",
         "encoded",
         "id_header",
         "in_query",
-        "key",
         "loading",
         "parse",
         "rename",
@@ -66,15 +75,20 @@ class AcceptedHead:
         "translated_fields",
     )
 
-    def __init__(self, request: Request, route: Route, key: str) -> None:
-        """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
+    def __init__(self, request: Request, route: Route, caller: Caller) -> None:
+        """Raise the HotseatError for the client if the head is not acceptable, or if the caller may not use the route."""
         check_encoding(request.headers)
-        self.route, self.key = route, key
+        caller.key.check((route.operation,), route.path)
+        self.route, self.caller = route, caller
+        # The name of the Model, and whether it is to be unloaded, are in the body.
+        self.checks_body = not caller.key.has_all_models or (
+            route.unloads is not None and not caller.key.may((OPERATE,))
+        )
         self.id_header = b"request-id" if route.api is Api.ANTHROPIC else REQUEST_ID  # as clients of the API know it
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body
-        self.rename: Callable[[Body, str], bytes] = rename_model
+        self.rename: Callable[[Body, str, Sequence[Changes]], bytes] = rename_model
         self.boundary = b""  # of a form
         self.in_query = request.method != "POST"
         if self.in_query:
@@ -94,8 +108,24 @@ class AcceptedHead:
         self._tenants: Tenants | None = None
         self._options = NO_LIMITS
 
+    def check_body(self, body: Body, registry: ModelRegistry) -> None:
+        """Raise Forbidden if the caller may not use the Model of a request with this body, or may not do with it what the body asks."""
+        key, route, name = self.caller.key, self.route, body.model
+        if not name and not key.has_all_models:
+            key.check_model(None, unnamed_model(registry, route, in_query=self.in_query).model.names)
+        elif name:
+            check_named_model(key, registry.known_name(name, route.tag), registry)
+        if route.unloads is not None and route.unloads(body.raw):
+            key.check((OPERATE,), "a request that unloads its model")
+
     def options(self, request: Request, tenants: Tenants) -> WaitOptions:
         """Return the wait options of the request. Raise BadRequest if a header is invalid."""
         if tenants is not self._tenants:
-            self._options, self._tenants = wait_options(request.headers, tenants, self.key), tenants
+            self._options, self._tenants = wait_options(request.headers, tenants, self.caller.key.name), tenants
         return self._options
+
+
+def check_named_model(key: ApiKey, name: str, registry: ModelRegistry) -> None:
+    """Raise Forbidden if a key may not use the Model of this name."""
+    if not key.has_all_models:
+        key.check_model(name, registry.find(name).model.names if registry.knows(name) else ())

@@ -1,4 +1,4 @@
-"""Admin routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+"""Admin routes: health, running models, load, unload, park, pin and unpin, logs, events, switches and metrics.
 
 No GET loads a model.
 """
@@ -19,16 +19,18 @@ from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
-from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
+from hotseat.gateway.auth import OPERATE, READ
+from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
-from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.openapi import NUMBER, documented
+from hotseat.gateway.page import add_page_routes
+from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
-from hotseat.gateway.unloading import unload_all_models
+from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
@@ -60,6 +62,7 @@ def admin_blueprint(
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
+    add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     add_llmsnap_routes(blueprint, registry, concurrency)
@@ -74,46 +77,48 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return jsonify(status="ok")
 
     @blueprint.get("/ready")
-    @documented("Answer 200 if requests are accepted")
+    @documented("Answer 200 if requests are accepted", keyless=True)
     def ready() -> Response:
         if not registry.ready:
             raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
         return jsonify(status="ready")
 
     @blueprint.get("/running")
-    @documented("List instances, parked ones, queues, saved prompts and Workspaces")
+    @documented("List instances, parked ones, queues, fetches, saved prompts and Workspaces", operation=READ)
     def running() -> Response:
         handles = registry.handles
         return jsonify(
             running=[row for handle in handles for row in _running(handle, registry)],
             parked=[row for handle in handles for row in _parked(handle, registry)],
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
+            fetching=list(fetching_rows(registry)),
             prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
+            peers=registry.peers.rows(),
         )
 
     @blueprint.get("/api/queue")
-    @documented("List the queue of each Model")
+    @documented("List the queue of each Model", operation=READ)
     def queue() -> Response:
         rows = [row for handle in registry.handles for row in _queue(handle, registry)]
         # Numbers by metadata.name for autoscalers, such as KEDA's metrics-api: no shown name, which can have any character.
         return jsonify(queue=rows, requests={row["metadata_name"]: row["waiting"] + row["in_flight"] for row in rows})
 
     @blueprint.get("/api/switches")
-    @documented("List the last switches, oldest first")
+    @documented("List the last switches, oldest first", operation=READ)
     def switches() -> Response:
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
-    @documented("Return metrics in the text format of Prometheus", content=["text/plain"])
+    @documented("Return metrics in the text format of Prometheus", content=["text/plain"], operation=READ)
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
-    @documented("Load, unload, or pin a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    @documented("Load, unload, or pin a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def command(name: str, what: str) -> tuple[Response, int]:
         route, wait = registry.loadable(name), _wait()
         with concurrency.in_thread:
@@ -122,12 +127,30 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/unload/<model:name>")  # llama-swap's
-    @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def unload(name: str) -> tuple[Response, int]:
         return command(name, "unload")
 
+    @blueprint.post("/api/models/<model:name>/park")
+    @documented(
+        "Put a Model to sleep: its process stays, and the accelerator is free",
+        404,
+        409,
+        ok=(200, 202),
+        query={"wait": _WAIT},
+        operation=OPERATE,
+    )
+    def park_model(name: str) -> tuple[Response, int]:
+        wait = _wait()
+        return jsonify(park(registry, name, concurrency, wait)), _done(wait)
+
+    @blueprint.post("/api/models/sleep/<model:name>")  # llmsnap's
+    @documented("Put a Model to sleep", 404, 409, ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
+    def sleep_model(name: str) -> tuple[Response, int]:
+        return park_model(name)
+
     @blueprint.post("/api/models/<model:name>/unpin")
-    @documented("Allow a Model to be evicted again", 404, 409)
+    @documented("Allow a Model to be evicted again", 404, 409, operation=OPERATE)
     def unpin(name: str) -> Response:
         route = registry.loadable(name)
         with concurrency.in_thread:
@@ -135,7 +158,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
-    @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT})
+    @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT}, operation=OPERATE)
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
         return jsonify(models=unload_all_models(registry, concurrency, wait)), _done(wait)
@@ -148,6 +171,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         404,
         content=["text/plain", "text/event-stream"],
         query={"lines": NUMBER, "follow": _BOOLEAN},
+        operation=OPERATE,
     )
     def logs(name: str) -> Response:
         model = registry.find(name).model
@@ -164,6 +188,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         "Follow events, as server-sent events",
         content=["text/event-stream"],
         query={"history": NUMBER, "follow": _BOOLEAN},
+        operation=READ,
     )
     def events() -> Response:
         history = count_parameter("history", _NO_LIMIT)
@@ -196,6 +221,7 @@ def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[
             "pinned": handle.status(resident.model).pinned,
             "devices": list(resident.devices),
             "story": _story(resident),
+            "upstreams": [] if route is None or route.servers is None else route.servers.rows(),
         }
 
 

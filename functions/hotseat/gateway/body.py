@@ -1,4 +1,4 @@
-"""Request bodies: find the model that they name, and replace that name without other changes.
+"""Request bodies: find the model that they name, and replace that name, without other changes than a Model's filters.
 
 A body can have many megabytes, and Python's own parser holds the interpreter's lock while it builds objects. The parser used
 here skips everything but the fields that are needed. It takes less than a millisecond for most megabytes. What would take longer
@@ -9,7 +9,7 @@ import codecs
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from math import inf
 from typing import Any
@@ -19,8 +19,12 @@ import msgspec
 from hotseat.core.errors import BadRequest, UnsupportedEncoding, shortened
 from hotseat.core.messages import message
 from hotseat.gateway import body_process
+from hotseat.gateway.parameters import Changes, change_body, change_text
 
 LARGE = 2**20  # bytes from which the cost of a body is estimated
+CHANGED_HERE = (
+    4 * 2**20
+)  # bytes up to which parameters are changed in this process: that copies the body, and takes a few milliseconds
 COSTLY = 1_000_000  # values, and escapes in strings, from which a body is parsed in another process
 SLOW = 65536  # bytes from which that is done with a body that needs Python's parser
 _SLICE = 262_144  # bytes that are looked at without a pause for other threads
@@ -127,23 +131,26 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8-sig", "surrogatepass")  # as json.loads reads it
 
 
-def rename_model(body: Body, name: str) -> bytes:
+def rename_model(body: Body, name: str, changes: Sequence[Changes] = ()) -> bytes:
     """Replace the top-level `model`. Everything else keeps the client's bytes, without a byte order mark.
 
-    Raise BadRequest if a part of the body that was skipped before is not valid JSON.
+    With `changes` of parameters, the other values keep their bytes. Raise BadRequest if a part of the body that was skipped before is
+    not valid JSON.
     """
-    return body_process.rename(body, name) if len(body.raw) > LARGE else rename_here(body, name, SLOW)
+    raw = body.raw
+    large = len(raw) > LARGE and not (changes and len(raw) <= CHANGED_HERE and not _is_costly(raw))
+    return body_process.rename(body, name, changes) if large else rename_here(body, name, SLOW, changes)
 
 
-def rename_here(body: Body, name: str, slow: float = inf) -> bytes:
+def rename_here(body: Body, name: str, slow: float = inf, changes: Sequence[Changes] = ()) -> bytes:
     """Replace the model in this process, unless that needs Python's parser and the body has more than `slow` bytes."""
     try:
-        return _rename(body.raw, json.dumps(name).encode())
+        return change_body(body.raw, name, changes) if changes else _rename(body.raw, json.dumps(name).encode())
     except (ValueError, RecursionError):
         if len(body.raw) > slow:
-            return body_process.rename(body, name)
+            return body_process.rename(body, name, changes)
     try:
-        return _rename_slowly(body, name)
+        return change_text(_text(body.raw), name, changes) if changes else _rename_slowly(body, name)
     except (ValueError, RecursionError, IndexError) as error:
         raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
 

@@ -1,15 +1,18 @@
 """Parse a large body in a process of its own, so that no other request waits for the interpreter's lock."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from hotseat.core.errors import BadRequest, Unavailable
 from hotseat.gateway import body as here
+from hotseat.gateway.parameters import Changes
 
 if TYPE_CHECKING:
     from hotseat.gateway.body import Body
@@ -26,9 +29,9 @@ def parse(raw: bytes) -> "Body":
     return here.Body(raw, answer["model"], stream=answer["stream"])
 
 
-def rename(body: "Body", name: str) -> bytes:
-    """Replace the top-level `model`."""
-    _, renamed = _run(body.raw, {"model": body.model, "name": name})
+def rename(body: "Body", name: str, changes: Sequence[Changes] = ()) -> bytes:
+    """Replace the top-level `model`, and change parameters."""
+    _, renamed = _run(body.raw, {"model": body.model, "name": name, "changes": changes})
     return renamed
 
 
@@ -38,12 +41,12 @@ def _run(raw: bytes, task: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     The body is passed in files in memory: copies of it in this process would hold the interpreter's lock.
     """
     with open(_file(), "w+b", buffering=0) as source, open(_file(), "w+b", buffering=0) as sink:
+        source.write(json.dumps(task).encode() + b"\n")
         source.write(raw)
         source.seek(0)
-        command = [*_COMMAND, msgspec.json.encode(task).decode()]
         try:
             done = subprocess.run(
-                command, stdin=source, stdout=sink, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
+                _COMMAND, stdin=source, stdout=sink, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
             raise BadRequest("The request body takes too long to parse.") from None
@@ -64,12 +67,13 @@ def _file() -> int:
 
 
 def main() -> None:
-    """Do one task: the body is standard input, the answer a line on standard output."""
-    task, raw = msgspec.json.decode(sys.argv[1]), sys.stdin.buffer.read()
+    """Do one task: a line of standard input, the rest of which is the body. The answer is a line on standard output."""
+    task, raw = json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer.read()
     renamed = b""
     try:
         if task:
-            renamed = here.rename_here(here.Body(raw, task["model"], stream=False), task["name"])
+            changes = [Changes(*each) for each in task["changes"]]
+            renamed = here.rename_here(here.Body(raw, task["model"], stream=False), task["name"], changes=changes)
             answer: dict[str, Any] = {}
         else:
             body = here.parse_here(raw)

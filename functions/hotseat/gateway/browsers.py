@@ -11,6 +11,7 @@ from hotseat.core.errors import Forbidden, shortened
 from hotseat.gateway.http.request import HOST
 
 ANY = "*"
+MAX_AGE = "600"  # seconds for which a browser need not ask again
 # A name whose last label is a number is an IP address for browsers, so no domain can have it.
 _ADDRESS = re.compile(r"\[.*\]|(?:.*\.)?[0-9]+")
 
@@ -59,8 +60,9 @@ class BrowserRules:
         wanted = headers.get("access-control-request-headers", "Authorization, Content-Type")
         return (
             *answer,
-            ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
+            ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             ("Access-Control-Allow-Headers", wanted),
+            ("Access-Control-Max-Age", MAX_AGE),
         )
 
     def _allows(self, origin: str) -> bool:

@@ -34,6 +34,7 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
     errors.UnsupportedEncoding: ApiKind(415, "unsupported_encoding", _INVALID),
     errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),
+    errors.RateLimited: ApiKind(429, "rate_limit_exceeded", "rate_limit_error"),
     errors.HeadTooLarge: ApiKind(431, "head_too_large", _INVALID),
     errors.NotImplementedByServer: ApiKind(501, "not_implemented", _INVALID),
     errors.UpstreamFailed: ApiKind(502, "upstream_failed", _SERVER),

@@ -1,19 +1,33 @@
 """Routing of one request, from the Model that it names to the Model that answers it, which can be a fallback."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
+from typing import ClassVar
 from urllib.parse import quote
 
 from hotseat.api.model import Capability, Model, Reason
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import PendingRequest
 from hotseat.core.admission.fallback import NOT_LOADING, fallback_reason, next_check, reason_after_refusal, supports
-from hotseat.core.errors import BadRequest, Conflict, HotseatError, NotResident, Unavailable, UnknownModel
+from hotseat.core.errors import (
+    BadRequest,
+    Conflict,
+    HotseatError,
+    NotResident,
+    Unavailable,
+    UnknownModel,
+    Unreachable,
+    UpstreamFailed,
+    UpstreamRejected,
+)
 from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.relay.heads import ResponseHead
+from hotseat.gateway.upstream_attempts import UpstreamAttempts
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
@@ -46,8 +60,11 @@ def _model_headers(name: str) -> tuple[tuple[str, str], ...]:
 class RoutedRequest:
     """The routing state of one request. `size` is the size of its body in bytes.
 
-    `name` is the name by which its Model was requested. Call `finish` in any case.
+    `name` is the name by which its Model was requested. Call `finish` in any case. `repeatable`: it may be sent again although a server
+    may have begun to answer it.
     """
+
+    repeatable: ClassVar[bool] = True
 
     def __init__(
         self, registry: ModelRegistry, route: ModelRoute, name: str | None, capability: Capability | None, size: int = 0
@@ -64,6 +81,8 @@ class RoutedRequest:
         self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
         self.held = False  # whether it was queued
+        self._earlier_retries = 0
+        self.attempts: UpstreamAttempts | None = None  # while the Model is one whose servers may fail
         if capability is not None and route.model.spec.capabilities and capability not in route.model.spec.capabilities:
             self._route_by_capability()
 
@@ -94,7 +113,7 @@ class RoutedRequest:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return headers with the Model that answers, and the fallback, if one was used."""
-        own = _model_headers(self.route.model.shown_name)
+        own = _model_headers(self.route.shown_name)
         if self.held:
             own = (*own, *self.queue_headers)
         if self.fallback_used is None:
@@ -185,7 +204,7 @@ class RoutedRequest:
     @property
     def end_is_seen(self) -> bool:
         """Whether hotseat sees the end of the Model's engine. It does not of an external server."""
-        return not self.route.model.spec.url
+        return not self.route.model.is_external
 
     def wait_again(self) -> None:
         """Queue the request again, because its engine has ended and has received no byte of it.
@@ -202,8 +221,79 @@ class RoutedRequest:
         residents = self.route.handle.gate.residency.residents
         return any(self.pending_request.address in each.addresses for each in residents)
 
+    # The servers of an external Model -----------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the dispatched request is sent."""
+        return self.pending_request.address if self.attempts is None else self.attempts.server.url
+
+    @property
+    def judge(self) -> Callable[[ResponseHead], HotseatError | None] | None:
+        """Return what finds out whether an answer is for the client, or the request is sent again."""
+        return None if self.attempts is None else self._judge
+
+    def _judge(self, head: ResponseHead) -> HotseatError | None:
+        assert self.attempts is not None  # noqa: S101
+        now, fallback = time.monotonic(), self.route.model.spec.fallback
+        falls_back = fallback is not None and Reason.FAILED in fallback.when and any(self._fallbacks())
+        error = self.attempts.answered(head, now, self._rest(now), repeatable=self.repeatable)
+        return error if error is not None and (error.pause is not None or falls_back) else None
+
+    def choose_server(self) -> bool:
+        """Choose the server for a dispatched request. Return False if another Model has it instead.
+
+        Raise Unavailable if none can be sent a request, and UnknownModel for a request of a peer for a model of a peer: it could go on
+        in a circle.
+
+        Call it for a Model with `servers` only.
+        """
+        servers, now = self.route.servers, time.monotonic()
+        assert servers is not None  # noqa: S101
+        if self.options.from_peer and self.route.model.peer is not None:
+            raise UnknownModel(
+                f"The model `{self.route.model.shown_name}` is of a peer, and is not served to peers.", param="model"
+            )
+        attempts = self.attempts = self.attempts or UpstreamAttempts(servers)
+        if attempts.choose(now):
+            return True
+        error = attempts.none_left(now)
+        if not self.fail_over(error):
+            raise error
+        return False
+
+    def pause_after(self, error: HotseatError) -> float | None:
+        """Return the seconds until the next attempt after a failed one. 0 if another Model has the request now. None: there is none."""
+        assert self.attempts is not None  # noqa: S101
+        now = time.monotonic()
+        pause = self.attempts.failed(error, now, self._rest(now), repeatable=self.repeatable)
+        if (
+            pause is None
+            and self.repeatable
+            and isinstance(error, UpstreamFailed)
+            and not isinstance(error, Unreachable)
+        ):
+            return 0.0 if self.fail_over(UpstreamRejected(error.message)) else None
+        return pause
+
+    @property
+    def retries(self) -> int:
+        """How often the request was sent again to a server of an external Model."""
+        return self._earlier_retries + (0 if self.attempts is None else self.attempts.retries)
+
+    def _leave_servers(self) -> None:
+        if self.attempts is not None:
+            self._earlier_retries, self.attempts = self.retries, None
+
+    def _rest(self, now: float) -> float:
+        """Return how long the request may still take before its answer begins."""
+        limit = self.options.limit
+        return inf if limit is None else self.began + limit - now
+
     def finish(self) -> None:
         """End the request."""
+        if self.attempts is not None:
+            self.attempts.end()
         if self._pending_request is not None:
             self.route.handle.gate.finish(self._pending_request)
 
@@ -279,6 +369,7 @@ class RoutedRequest:
             return False
         self.finish()
         self._pending_request = None
+        self._leave_servers()
         self.route = route
         self._visited += (route.model.name,)
         try:
@@ -288,6 +379,7 @@ class RoutedRequest:
         return True
 
     def _set_route(self, route: ModelRoute, name: str, reason: Reason) -> None:
+        self._leave_servers()
         self.fallback_used = self.fallback_used or FallbackUsed(self.route.model, reason)
         self.route, self.requested_name = route, name
         self._visited += (route.model.name,)
@@ -310,6 +402,7 @@ class RoutedRequest:
             size=self._size,
             since=since,
             retry_after=retry_after(route) if self.refuses else None,
+            keep_alive=its.keep_alive,
         )
 
 

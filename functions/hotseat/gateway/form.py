@@ -1,15 +1,18 @@
-"""Bodies of the type multipart/form-data: find the model that they name, and replace that name without other changes.
+"""Bodies of the type multipart/form-data: find the model that they name, and replace that name, without other changes than filters.
 
 Servers differ in how they read a form that is not quite valid, so an engine could see another model than hotseat. Therefore only
 forms that all of them read alike are accepted. In particular, the boundary must not occur anywhere but in delimiters.
 """
 
+import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from hotseat.core.errors import BadRequest, shortened
 from hotseat.core.messages import message
 from hotseat.gateway.body import Body
+from hotseat.gateway.parameters import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +34,19 @@ _NOT_A_DELIMITER = "The boundary of the form occurs within its data, or its line
 _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 
 
+Edit = tuple[int, int, bytes]  # what replaces the bytes from the first position to the second
+
+
 @message
 class Form(Body):
-    """A form: where the value of its field `model` starts and ends. Both are where its first part starts if it has none."""
+    """A form: where the value of its field `model` starts and ends. Both are where its first part starts if it has none.
+
+    `parts`: the names of its fields, with the positions of the delimiters before and after them.
+    """
 
     start: int
     end: int
+    parts: tuple[tuple[str, int, int], ...] = ()
 
 
 def is_form(content_type: str) -> bool:
@@ -75,7 +85,9 @@ class FormScanner:
         self._buffer = bytearray()
         self._at = 0  # in the buffer: what is before it has been parsed
         self._dropped = 0  # bytes of the form before the buffer
-        self._parts = 0
+        self._parts: list[tuple[str, int, int]] = []
+        self._part = 0  # where the part that is parsed starts
+        self._name = ""  # of its field
         self._field = ""
         self._model: str | None = None
         self._stream = False
@@ -98,7 +110,7 @@ class FormScanner:
             raise BadRequest("The form is incomplete: its last boundary is missing.")
         if self._buffer not in (b"", _CRLF):
             raise BadRequest(_EPILOGUE)
-        return Form(raw, self._model, self._stream, self._start, self._end)
+        return Form(raw, self._model, self._stream, self._start, self._end, tuple(self._parts))
 
     def _begin(self) -> bool:
         buffer, delimiter = self._buffer, self._delimiter
@@ -120,8 +132,8 @@ class FormScanner:
         if what == b"--":
             self._step = self._finish
         elif what == _CRLF:
-            self._parts += 1
-            if self._parts > MAX_PARTS:
+            self._part = self._dropped + self._at - len(_CRLF) - len(self._delimiter)
+            if len(self._parts) == MAX_PARTS:
                 raise BadRequest(f"The form has more than {MAX_PARTS} parts.")
             self._step = self._head
         else:
@@ -138,7 +150,7 @@ class FormScanner:
             raise BadRequest(_PART_HEAD)
         if end < 0:
             return False
-        self._field = _name(bytes(buffer[at:end]))
+        self._field = self._name = _name(bytes(buffer[at:end]))
         if self._field == "model" and self._model is not None:
             raise BadRequest("The form has more than one `model`.", param="model")
         self._at = end + 4
@@ -166,6 +178,7 @@ class FormScanner:
             self._start, self._end = self._dropped + at, self._dropped + end
         elif field == "stream":
             self._stream = buffer[at:end].lower() == _TRUE
+        self._parts.append((self._name, self._part, self._dropped + found))
         self._at = found + len(self._delimiter)
         self._step = self._after_delimiter
         return True
@@ -176,19 +189,54 @@ class FormScanner:
         return False
 
 
-def rename_form(form: Body, name: str, boundary: bytes) -> bytes:
+def rename_form(form: Body, name: str, changes: Sequence[Changes] = (), *, boundary: bytes) -> bytes:
     """Replace the value of `model`, or insert the field if the form has none. Everything else keeps the client's bytes."""
     assert isinstance(form, Form)  # noqa: S101
-    value = new_value(form, name, boundary)
-    return b"".join([memoryview(form.raw)[: form.start], value, memoryview(form.raw)[form.end :]])
+    view, pieces, last = memoryview(form.raw), list[bytes | memoryview](), 0
+    for start, end, value in form_edits(form, name, boundary, changes):
+        pieces += [view[last:start], value]
+        last = end
+    return b"".join([*pieces, view[last:]])
+
+
+def form_edits(form: Form, name: str, boundary: bytes, changes: Sequence[Changes] = ()) -> list[Edit]:
+    """Return what makes NAME the model of a form, and changes its fields, in order of position.
+
+    The value of a new field is a text, or JSON. A list becomes one field for each item. Raise BadRequest if the boundary occurs in a value.
+    """
+    edits = [] if name == form.model else [(form.start, form.end, new_value(form, name, boundary))]
+    if not changes:
+        return edits
+    there, given = {field for field, _, _ in form.parts}, dict[str, Any]()
+    for each in changes:
+        for field in each.strip:
+            there.discard(field)
+            given.pop(field, None)
+        given |= {field: value for field, value in each.default.items() if field not in there and field not in given}
+        given |= each.set
+        there -= each.set.keys()
+    edits += [(start, end, b"") for field, start, end in form.parts if field not in there]
+    if new := b"".join(_part(boundary, field, each) for field, value in given.items() for each in _values(value)):
+        first = form.parts[0][1] if form.parts else form.start
+        edits.append((first, first, new))
+    return sorted(edits, key=lambda edit: edit[:2])
+
+
+def _values(value: Any) -> list[bytes]:
+    values = value if isinstance(value, list) else [value]
+    return [(each if isinstance(each, str) else json.dumps(each)).encode() for each in values]
+
+
+def _part(boundary: bytes, field: str, value: bytes) -> bytes:
+    if b"--" + boundary in value:
+        raise BadRequest(f"The boundary of the form occurs in the value of {field} that a filter of the Model sets.")
+    name = field.encode().replace(b'"', b"%22").replace(b"\r", b"%0D").replace(b"\n", b"%0A")
+    return b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (boundary, name, value)
 
 
 def new_value(form: Form, name: str, boundary: bytes) -> bytes:
     """Return what stands from `start` to `end` of the form if `name` is its model."""
-    value = name.encode()
-    if form.model is None:
-        value = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n' % (boundary, value)
-    return value
+    return name.encode() if form.model is not None else _part(boundary, "model", name.encode())
 
 
 def _name(head: bytes) -> str:

@@ -1,16 +1,20 @@
 """An inference request with a form. A large form is in a file until it is answered, not in memory."""
 
 from collections.abc import Callable
+from functools import partial
 
+from hotseat.api.wildcards import name_for_engine
 from hotseat.core.errors import HotseatError
 from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead
+from hotseat.gateway.engine_exchange import reach
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.form import Form, new_value
+from hotseat.gateway.filters import changes_of
+from hotseat.gateway.form import Form, form_edits
 from hotseat.gateway.http.connection import JOINED
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
-from hotseat.gateway.inference import Inference, InferenceRequest, engine_name
+from hotseat.gateway.inference import Inference, InferenceRequest
 from hotseat.gateway.spool import Spool, SpooledForm
 
 
@@ -66,9 +70,11 @@ class FormRequest(InferenceRequest):
         assert isinstance(form, Form)  # noqa: S101
         if self._news is not None:
             self._news.end()
-        name = engine_name(routed)
-        value = b"" if name == form.model else new_value(form, name, self._head.boundary)
-        self._upload = spooled.upload(*((0, 0) if name == form.model else (form.start, form.end)), value)
+        changes = changes_of(routed, begun=self._response.begun)
+        edits = form_edits(
+            form, name_for_engine(routed.route.model, routed.requested_name), self._head.boundary, changes
+        )
+        self._upload = spooled.upload(edits)
         self._send(routed, b"")
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
@@ -76,7 +82,7 @@ class FormRequest(InferenceRequest):
             super()._send(routed, raw)
             return
         call = relay.Call(
-            routed.pending_request.address,
+            routed.address,
             "POST",
             self._head.target,
             self._request.fields,
@@ -84,10 +90,12 @@ class FormRequest(InferenceRequest):
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             plain=self._response.begun,
             upload=self._upload,
+            judge=routed.judge,
         )
-        exchange = relay.UploadExchange(
-            self._inference.connections, call, self._sink(routed), self._relayed, routed.headers
-        )
+        access, make = routed.route.access, relay.UploadExchange
+        exchange_of = make if access is None else partial(reach, access, make, self._route.capability)
+        sink = self._sink(routed)
+        exchange = exchange_of(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()

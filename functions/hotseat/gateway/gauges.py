@@ -34,6 +34,14 @@ def _of_requests(registry: ModelRegistry) -> Iterator[Reading]:
         yield Reading("hotseat_requests_waiting_bytes", {"workspace": handle.name}, handle.gate.waiting_bytes())
 
 
+def of_upstreams(registry: ModelRegistry) -> Iterator[Reading]:
+    """Yield whether the servers of external Models get requests."""
+    for servers in registry.upstreams.all():
+        for row in servers.rows():
+            labels = {"model": servers.model, "url": row["url"]}
+            yield Reading("hotseat_upstream_available", labels, int(row["available"]))
+
+
 def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
     """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
     for name, route in registry.routes().items():

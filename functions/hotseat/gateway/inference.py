@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.api.model import ResponseModelName
+from hotseat.api.wildcards import name_for_engine
 from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import Cancelled, HotseatError, Unreachable
@@ -18,8 +19,10 @@ from hotseat.gateway import relay
 from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
 from hotseat.gateway.body import Body
 from hotseat.gateway.browsers import sandboxed
+from hotseat.gateway.engine_exchange import dial_address, reach
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
+from hotseat.gateway.filters import changes_of, filtered
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
@@ -29,6 +32,7 @@ from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
 from hotseat.gateway.unnamed_model import unnamed_model
+from hotseat.gateway.wait_headers import with_keep_alive
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -129,10 +133,9 @@ class InferenceRequest:
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._news: LoadingNews | None = None
         self._translation: Translation | None = None
-        self._ready: tuple[str, str, Translation] | None = None  # made before `submit`, for these names
+        self._ready: tuple[str, str, ModelRoute, Translation] | None = None  # made before `submit`, for these
         self._sample: AnswerSample | None = None
-        self._number = 0  # in the records
-        self._model = ""
+        self._model, self._number = "", 0  # the number is that in the records
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
         inference.concurrency.take()
@@ -190,10 +193,14 @@ class InferenceRequest:
         """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
         inference, route, requested = self._inference, self._route, body.model
         registry, self._body = inference.registry, body
+        if self._head.checks_body:
+            self._head.check_body(body, registry)
         if route.tag and requested:
             requested = registry.known_name(requested, route.tag)
+        if requested and (names := registry.names) is not None:
+            requested = names.resolve(requested, route.capability)
         target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
-        self._model = target.model.shown_name
+        self._model = target.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
@@ -211,16 +218,18 @@ class InferenceRequest:
 
     def _translate_early(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         """Translate the request before it can load anything, and submit it."""
-        name, asked = engine_name(routed), _asked(routed, body)
+        name, asked = name_for_engine(routed.route.model, routed.requested_name), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
-            self._ready = (name, asked, translation)
+            self._ready = (name, asked, routed.route, translation)
             self._submit(routed, body, loading)
 
         self._translate(routed, body, name, asked, submit)
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
+        if self._route.unloads is not None:
+            options = with_keep_alive(options, body.raw)
         if (body.model is None or self._head.in_query) and not self._loads(body):
             why = UNNAMED_LOADS_NOTHING if routed.requested_name is None else GET_LOADS_NOTHING
             routed.submit_if_ready(options, why)
@@ -267,6 +276,8 @@ class InferenceRequest:
                     raise pending.error
                 continue
             if pending.dispatched is not None:
+                if routed.route.servers is not None and not routed.choose_server():
+                    continue
                 self._relay(routed)
                 return
             elapsed = time.monotonic() - routed.began
@@ -303,23 +314,25 @@ class InferenceRequest:
     def _relay(self, routed: RoutedRequest) -> None:
         body = self._body
         assert body is not None  # noqa: S101
-        name = engine_name(routed)
+        model = routed.route.model
+        name = name_for_engine(model, routed.requested_name)
+        changes = () if model.spec.filters is None else changes_of(routed, begun=self._response.begun)
         if self._news is not None:
             self._news.end()
         self._translation = None
         if self._route.translate is not None and self._translator(routed) is not None:
             self._relay_translated(routed, body, name)
-        elif name == body.model:
+        elif name == body.model and not changes:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
-            self._send(routed, self._head.rename(body, name))
+            self._send(routed, self._head.rename(body, name, changes))
         else:
-            self._run(partial(self._head.rename, body, name), partial(self._send, routed))
+            self._run(partial(self._head.rename, body, name, changes), partial(self._send, routed))
 
     def _relay_translated(self, routed: RoutedRequest, body: Body, name: str) -> None:
         asked, ready, self._ready = _asked(routed, body), self._ready, None
-        if ready is not None and ready[:2] == (name, asked):
-            self._send_translated(routed, ready[2])
+        if ready is not None and ready[:3] == (name, asked, routed.route):
+            self._send_translated(routed, ready[3])
         else:
             self._translate(routed, body, name, asked, partial(self._send_translated, routed))
 
@@ -333,6 +346,7 @@ class InferenceRequest:
     ) -> None:
         translate = self._translator(routed)
         assert translate is not None  # noqa: S101
+        translate = filtered(translate, changes_of(routed, begun=self._response.begun))
         if len(body.raw) <= LARGE:
             then(translate(body.raw, name, asked))
         else:
@@ -355,7 +369,7 @@ class InferenceRequest:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
         call = relay.Call(
-            routed.pending_request.address,
+            routed.pending_request.address if routed.attempts is None else routed.address,
             "POST",
             target,
             fields,
@@ -363,12 +377,19 @@ class InferenceRequest:
             spec.lifecycle.response_start_timeout or None,
             plain=plain,
             encoded=encoded,
+            judge=None if routed.attempts is None else routed.judge,
         )
         if head.in_query:
             self._put_into_query(call)
         as_it_is = translation is None and routed.fallback_used is None and spec.response_model_name is _ENGINE
         sink = response if as_it_is else self._sink(routed)
-        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
+        exchange_of: Callable[..., relay.Exchange] = relay.Exchange
+        if (access := routed.route.access) is not None:
+            if access.as_it_is:
+                call.patience, call.limited_by = access.limit(self._route.capability)
+            else:
+                exchange_of = partial(reach, access, relay.Exchange, self._route.capability)
+        exchange = exchange_of(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
@@ -407,11 +428,13 @@ class InferenceRequest:
     def _retry(self, error: HotseatError) -> None:
         routed = self._routed
         assert routed is not None  # noqa: S101
-        if isinstance(error, Cancelled):
-            raise error
+        if routed.attempts is not None and (pause := routed.pause_after(error)) is not None:
+            self._stop_holding()
+            self._timer = get_running_loop().call_later(pause, self._guarded, self._advance)
+            return
         # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
         unreachable = error if isinstance(error, Unreachable) else error.__cause__
-        if not isinstance(unreachable, Unreachable) or not routed.may_wait:
+        if isinstance(error, Cancelled) or not isinstance(unreachable, Unreachable) or not routed.may_wait:
             raise error
         if routed.fail_over(unreachable):
             self._stop_holding()
@@ -430,15 +453,15 @@ class InferenceRequest:
         """
         now, limit, pending = time.monotonic(), routed.options.limit, routed.pending_request
         end = (routed.dispatched or now) + routed.route.model.spec.lifecycle.connect_timeout
-        if limit is not None:
-            end = min(end, routed.began + limit)
+        end = end if limit is None else min(end, routed.began + limit)
         if now >= end:
             raise error
         rest = end - now if routed.route.model.spec.fallback is None else min(LOOK, end - now)
         self._timer = get_running_loop().call_later(rest, self._guarded, lambda: self._retry(error))
         if self._leave is not None:
             return
-        self._leave = self._inference.reconnector.wait(pending.address, lambda: self._guarded(self._reached))
+        address = dial_address(routed.route, routed.address)
+        self._leave = self._inference.reconnector.wait(address, lambda: self._guarded(self._reached))
         pending.on_abort(self._stopped)
 
     def _stopped(self, reason: HotseatError) -> None:
@@ -538,6 +561,8 @@ class InferenceRequest:
         inference, routed = self._inference, self._routed
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()
+        if (limits := self._head.caller.limits) is not None:
+            limits.give_back()
         inference.body_budget.give_back(self._body_bytes)
         body, self._body = self._body, None
         self._translation = self._ready = None
@@ -546,7 +571,7 @@ class InferenceRequest:
             inference.metrics.refused(self._model, self._route.label, status)
             return
         routed.finish()
-        name = routed.route.model.shown_name
+        name = routed.route.shown_name
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
@@ -579,12 +604,6 @@ class InferenceRequest:
             self._exchange.stop(error)
         else:
             self._guarded(_raise, error)
-
-
-def engine_name(routed: RoutedRequest) -> str:
-    """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
-    model, asked = routed.route.model, routed.requested_name
-    return asked if model.spec.url and asked and not model.spec.engine_model_name else model.engine_model_name
 
 
 def _asked(routed: RoutedRequest, body: Body) -> str:

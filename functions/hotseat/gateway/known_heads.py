@@ -1,12 +1,12 @@
 """Heads of HTTP messages that are parsed once, although the length of the body differs."""
 
-import re
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})(?=\r\n)")
+_LENGTH, _LOWER = b"\r\nContent-Length: ", b"\r\ncontent-length: "  # as clients and engines write it
+_DIGITS = 15
 
 
 class KnownHeads(Generic[T]):
@@ -28,10 +28,22 @@ class KnownHeads(Generic[T]):
         None if it is not complete, is too large, or has no Content-Length.
         """
         end = data.find(_END, 0, self._size)
-        if end < 0 or (length := _LENGTH.search(data, 0, end + 2)) is None:
+        if end < 0:
             return None
-        key = data[: length.start(1)] + data[length.end(1) : end]
-        return key, length[1], end, self._values.get(key)
+        begin = data.find(_LENGTH, 0, end)
+        if begin < 0 and (begin := data.find(_LOWER, 0, end)) < 0:
+            return None
+        begin += len(_LENGTH)
+        stop = data.find(b"\r", begin, end + 1)
+        length = data[begin:stop]
+        if not length.isdigit() or len(length) > _DIGITS:
+            return None
+        key = data[:begin] + data[stop:end]
+        return key, length, end, self._values.get(key)
+
+    def clear(self) -> None:
+        """Forget all heads."""
+        self._values.clear()
 
     def keep(self, key: bytes, value: T) -> None:
         """Keep what was found in a head."""

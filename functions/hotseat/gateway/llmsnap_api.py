@@ -9,11 +9,12 @@ from typing import Protocol
 from flask import Blueprint, Response, request
 
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer
+from hotseat.core.errors import Forbidden, NotFound
 from hotseat.core.ports import LogView
+from hotseat.gateway.auth import OPERATE
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.openapi import documented
-from hotseat.gateway.unloading import unload_all_models
+from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.runtimes.local.logs import ModelLog
 
@@ -54,10 +55,9 @@ def add_llmsnap_routes(blueprint: Blueprint, registry: ModelRegistry, concurrenc
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
-    @documented("Unload all Models", content=["text/plain"])
+    @documented("Unload all Models", content=["text/plain"], operation=OPERATE)
     def unload_all() -> Response:
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            raise Forbidden("Web pages cannot unload models by GET or from another origin.")
+        _refuse_web_pages("unload")
         unload_all_models(registry, concurrency, None)
         return _text(["OK"])
 
@@ -65,13 +65,16 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         blueprint.add_url_rule(path, f"llmsnap {path}", unload_all, methods=["GET", "POST"])
 
     @blueprint.route("/models/sleep/<model:name>", methods=["GET", "POST"])
-    @documented("Refuse: there is no command that parks a Model", 404, ok=())
+    @documented("Put a Model to sleep", 404, 409, content=["text/plain"], operation=OPERATE)
     def sleep(name: str) -> Response:
-        shown = registry.find(name).model.shown_name
-        raise NotImplementedByServer(
-            f"hotseat has no command that parks {shown}: a Model with lifecycle.release: Park is parked when it is idle or another "
-            "one needs its room. POST /api/models/NAME/unload stops it."
-        )
+        _refuse_web_pages("park")
+        park(registry, name, concurrency, None)
+        return _text(["OK"])
+
+
+def _refuse_web_pages(verb: str) -> None:
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise Forbidden(f"Web pages cannot {verb} models by GET or from another origin.")
 
 
 def _add_logs(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
@@ -87,7 +90,7 @@ def _add_logs(blueprint: Blueprint, registry: ModelRegistry, concurrency: Concur
         return {PROXY: own, **engines(loaded=loaded)}
 
     @blueprint.get("/logs")
-    @documented("Return the last lines of all logs", content=["text/plain"])
+    @documented("Return the last lines of all logs", content=["text/plain"], operation=OPERATE)
     def all_logs() -> Response:
         return _text(f"{name}: {line}" for name, view in everything().items() for line in view.tail(LINES))
 
@@ -101,22 +104,22 @@ def _add_logs(blueprint: Blueprint, registry: ModelRegistry, concurrency: Concur
         return response
 
     @blueprint.get("/logs/stream")
-    @documented("Follow all logs", content=["text/plain"])
+    @documented("Follow all logs", content=["text/plain"], operation=OPERATE)
     def stream_all() -> Response:
         return stream(everything, named=True)
 
     @blueprint.get("/logs/stream/proxy")
-    @documented("Follow hotseat's own log", content=["text/plain"])
+    @documented("Follow hotseat's own log", content=["text/plain"], operation=OPERATE)
     def stream_own() -> Response:
         return stream(lambda **_: {PROXY: own}, named=False)
 
     @blueprint.get("/logs/stream/upstream")
-    @documented("Follow the logs of all engines", content=["text/plain"])
+    @documented("Follow the logs of all engines", content=["text/plain"], operation=OPERATE)
     def stream_engines() -> Response:
         return stream(engines, named=True)
 
     @blueprint.get("/logs/stream/<model:name>")
-    @documented("Follow the log of an engine", 404, content=["text/plain"])
+    @documented("Follow the log of an engine", 404, content=["text/plain"], operation=OPERATE)
     def stream_one(name: str) -> Response:
         model = registry.find(name).model
         view = registry.logs(model.name)

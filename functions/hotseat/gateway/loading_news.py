@@ -10,6 +10,7 @@ from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRoute
 from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.filters import may_end_stream
 from hotseat.gateway.http.response import Response, encode_fields
 
 CHAT = "/v1/chat/completions"  # whose streams have `reasoning_content`
@@ -72,7 +73,7 @@ class LoadingNews:
             "position": position,
             "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),
-            "progress": None if status.done is None else {"done": status.done, "total": status.total},
+            "progress": status.progress(),
             "resident": self._shown_name(residents[0]) if residents else None,
         }
 
@@ -130,6 +131,8 @@ def _sentence(state: Mapping[str, Any]) -> str:
         does, progress = "is being fetched", state["progress"]
         if progress and progress["total"]:
             details.insert(0, f"{100 * progress['done'] // progress['total']}%")
+        if progress and progress.get("remaining"):
+            details.append(f"about {progress['remaining']} s left")
     elif state["state"] in _DOES:
         does = _DOES[state["state"]]
     else:
@@ -152,7 +155,11 @@ _DOES = {
 
 def loading_of(requested: Loading | None, target: ModelRoute) -> Loading:
     """Return what a request for a Model gets while that is not ready: what its header says, else the Model, else the Workspace."""
-    return requested or target.model.spec.loading or target.handle.workspace.spec.loading
+    spec = target.model.spec
+    loading = requested or spec.loading or target.handle.workspace.spec.loading
+    if spec.filters is not None and loading is not Loading.REFUSE and may_end_stream(spec.filters):
+        return Loading.HOLD
+    return loading
 
 
 def loading_news(

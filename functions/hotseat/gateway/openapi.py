@@ -10,6 +10,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from hotseat.gateway.accepted_head import Route
+from hotseat.gateway.auth import Operation
 from hotseat.gateway.errors import ANTHROPIC, OLLAMA, OPENAI, ErrorShape, shape_of
 
 FindRoute = Callable[[str, str], Route | None]  # by method and path
@@ -19,7 +20,7 @@ JSON = "application/json"
 # 500: that is a bug.
 COMMON_ERRORS = (400, 401, 403, 408, 413, 429, 431, 501, 503)
 INFERENCE_ERRORS = (404, 409, 415, 502, 504)
-_ATTRIBUTE = "openapi_operation"
+_ATTRIBUTE = "description"
 _SHAPES: Mapping[str, ErrorShape] = {"OpenAIError": OPENAI, "AnthropicError": ANTHROPIC, "OllamaError": OLLAMA}
 _TEXT: Mapping[str, Any] = {"type": "string"}
 NUMBER: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
@@ -31,8 +32,12 @@ NAMED: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """What a route does, and how it can answer. `query` has the JSON Schema of each parameter."""
+class Description:
+    """What a route does, and how it can answer. `query` has the JSON Schema of each parameter.
+
+    `operations`: a key needs one of these. Empty: nobody has said which. `checks_models`: the view shows only Models that the key may use,
+    or checks the one that the body names.
+    """
 
     summary: str
     ok: tuple[int, ...] = (200,)
@@ -41,6 +46,8 @@ class Operation:
     query: Mapping[str, Mapping[str, Any]] | None = None
     body: Mapping[str, Any] | None = None  # JSON Schema
     open_errors: bool = False  # the engine answers, with any status
+    operations: tuple[Operation, ...] = ()
+    checks_models: bool = False
     keyless: bool = False
 
 
@@ -51,15 +58,49 @@ def documented(
     content: Iterable[str] = (JSON,),
     query: Mapping[str, Mapping[str, Any]] | None = None,
     body: Mapping[str, Any] | None = None,
+    operation: Operation | tuple[Operation, ...] = (),
+    checks_models: bool = False,
     keyless: bool = False,
 ) -> Callable[[View], View]:
-    """Describe a view of Flask. `errors` are statuses beside those that any request can be answered with."""
+    """Describe a view of Flask. `errors` are statuses beside those that any request can be answered with.
+
+    `operation`: a key needs it, or one of several.
+    """
+    operations = (operation,) if isinstance(operation, Operation) else operation
 
     def describe(view: View) -> View:
-        setattr(view, _ATTRIBUTE, Operation(summary, tuple(ok), errors, tuple(content), query, body, keyless=keyless))
+        described = Description(
+            summary,
+            tuple(ok),
+            errors,
+            tuple(content),
+            query,
+            body,
+            operations=operations,
+            checks_models=checks_models,
+            keyless=keyless,
+        )
+        setattr(view, _ATTRIBUTE, described)
         return view
 
     return describe
+
+
+def description_of(view: Callable[..., Any]) -> Description | None:
+    """Return the description of a view. None: it has none."""
+    found: Description | None = getattr(view, _ATTRIBUTE, None)
+    return found
+
+
+def operations_of(app: Flask, find_route: FindRoute) -> Mapping[str, tuple[Operation, ...] | None]:
+    """Return the operations of which a key needs one, by method and rule. None: no key is needed."""
+    found: dict[str, tuple[Operation, ...] | None] = {}
+    for rule in app.url_map.iter_rules():
+        for method in _methods(rule):
+            described = _find(app, rule, method, find_route)
+            keyless = described is not None and described.keyless
+            found[f"{method} {rule.rule}"] = None if keyless else described.operations if described else ()
+    return found
 
 
 def describe_gateway(app: Flask, find_route: FindRoute, version: str, *, keys: bool) -> dict[str, Any]:
@@ -104,15 +145,16 @@ def _methods(rule: Rule) -> list[str]:
     return sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
 
 
-def _find(app: Flask, rule: Rule, method: str, find_route: FindRoute) -> Operation | None:
+def _find(app: Flask, rule: Rule, method: str, find_route: FindRoute) -> Description | None:
     route = find_route(method, rule.rule)
     if route is None:
-        operation: Operation | None = getattr(app.view_functions[rule.endpoint], _ATTRIBUTE, None)
-        return operation
+        return description_of(app.view_functions[rule.endpoint])
     summary = f"Send a request of the kind `{route.label}` to a model"
     if method == "GET":
-        return Operation(summary, errors=INFERENCE_ERRORS, query={"model": _TEXT}, open_errors=True)
-    return Operation(summary, errors=INFERENCE_ERRORS, body=NAMED, open_errors=True)
+        return Description(
+            summary, errors=INFERENCE_ERRORS, query={"model": _TEXT}, open_errors=True, operations=(route.operation,)
+        )
+    return Description(summary, errors=INFERENCE_ERRORS, body=NAMED, open_errors=True, operations=(route.operation,))
 
 
 def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:
@@ -126,7 +168,7 @@ def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:
         yield path, re.findall(r"\{(\w+)\}", path)
 
 
-def _operation(operation: Operation, path: str, names: list[str]) -> dict[str, Any]:
+def _operation(operation: Description, path: str, names: list[str]) -> dict[str, Any]:
     shape = next(name for name, shape in _SHAPES.items() if shape is shape_of(path))
     error = {"content": {JSON: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}}
     responses: dict[str, Any] = {}
@@ -141,6 +183,8 @@ def _operation(operation: Operation, path: str, names: list[str]) -> dict[str, A
     described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
     if operation.keyless:
         described["security"] = []
+    else:
+        described["x-hotseat-operations"] = list(operation.operations)
     query = (operation.query or {}).items()
     parameters = [{"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}} for name in names]
     parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in query]

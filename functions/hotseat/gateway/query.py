@@ -1,9 +1,11 @@
 """Requests without a body: the model that their query names."""
 
+from collections.abc import Sequence
 from urllib.parse import quote, unquote_plus
 
 from hotseat.core.errors import BadRequest
 from hotseat.gateway.body import Body
+from hotseat.gateway.parameters import Changes
 
 
 def parse_query(query: str, _body: bytes) -> Body:
@@ -17,8 +19,8 @@ def parse_query(query: str, _body: bytes) -> Body:
     return Body(query.encode(), model, stream=False)
 
 
-def rename_query(body: Body, name: str) -> bytes:
-    """Replace `model` in a query. One without `model` stays as it is."""
+def rename_query(body: Body, name: str, _changes: Sequence[Changes] = ()) -> bytes:
+    """Replace `model` in a query. One without `model` stays as it is, and filters change no query."""
     if body.model is None:
         return body.raw
     parts = body.raw.decode().split("&")

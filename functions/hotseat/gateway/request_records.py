@@ -164,6 +164,7 @@ class RequestRecords:
             "status": record.status or None,
             "seconds": round(record.seconds, 4),
             "waited": None if record.waited is None else round(record.waited, 4),
+            "retries": record.retries,
             **record.measured(),
             "captured": self.captures is not None and self.captures.has(record.number),
         }
@@ -200,6 +201,7 @@ def request_record(  # noqa: PLR0917 — called once for each request
         sample if status else None,
         number,
         kept,
+        routed.retries,
     )
 
 

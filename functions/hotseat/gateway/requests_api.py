@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import BadRequest, shortened
+from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import KEPT, RequestRecords
 
@@ -18,27 +19,29 @@ def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: R
     """Add the routes."""
 
     @blueprint.get("/api/requests")
-    @documented("List requests, newest first", 404, query={"model": {"type": "string"}, "limit": NUMBER})
+    @documented(
+        "List requests, newest first", 404, query={"model": {"type": "string"}, "limit": NUMBER}, operation=READ
+    )
     def requests() -> Response:
         name = request.args.get("model")
         model = None if name is None else registry.find(name).model.name
         return jsonify(requests=records.rows(registry, model, min(_MOST, count_parameter("limit", KEPT))))
 
     @blueprint.get("/api/metrics")  # llama-swap's
-    @documented("List requests that have ended and their tokens, oldest first")
+    @documented("List requests that have ended and their tokens, oldest first", operation=READ)
     def metrics() -> Response:
         ended = (row for row in records.rows(registry, None, KEPT) if row["state"] == "ended")
         return jsonify([_activity(row) for row in ended][::-1])
 
     @blueprint.post("/api/requests/<id_>/cancel")
     @blueprint.post("/api/inflight/<id_>/cancel", endpoint="cancel_inflight")  # llama-swap's
-    @documented("Cancel a request", 404)
+    @documented("Cancel a request", 404, operation=OPERATE)
     def cancel(id_: str) -> Response:
         records.cancel(id_)
         return jsonify(id=id_, state="cancelled")
 
     @blueprint.get("/api/captures/<id_>")
-    @documented("Return the captured bodies of a request", 404)
+    @documented("Return the captured bodies of a request", 404, operation=OPERATE)
     def capture(id_: str) -> Response:
         found = records.capture(id_)
         return jsonify(found if "-" in id_ else _numbered_capture(int(id_), found))

@@ -25,6 +25,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import allow_files
 from hotseat.gateway.threads import MIN_THREADS, Threads
+from hotseat.gateway.tls import ServerTls
 
 MOST_REQUESTS = 20_000  # queued and in flight
 FILES = 3  # descriptors for each request: two connections, and a third one for clients without a request
@@ -92,7 +93,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     """Serves the application that `create` returns. `create` and `up` run in the worker process.
 
     `up` is called when the worker accepts requests. `bind` has one or more HOST:PORT. `threads` run the routes in Flask.
-    `graceful` returns the seconds that a graceful shutdown may take.
+    `graceful` returns the seconds that a graceful shutdown may take. `tls`: None for HTTP without TLS.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class Server(BaseApplication):  # type: ignore[misc]
         threads: Threads,
         limits: HttpLimits,
         graceful: Callable[[], float],
+        tls: ServerTls | None = None,
     ) -> None:
         self._create = create
         self._up = up
         self.threads = threads
         self.limits = limits
         self.graceful = graceful
+        self.tls = tls
         self._served: Served | None = None
         self._jobs = queue.SimpleQueue[Callable[[], None] | None]()
         self._runner: threading.Thread | None = None  # runs `_jobs`; started early, as no thread may be left later

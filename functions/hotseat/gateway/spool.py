@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.core.errors import HotseatError, Unavailable
 from hotseat.gateway.errors import internal_error
-from hotseat.gateway.form import Form, FormScanner
+from hotseat.gateway.form import Edit, Form, FormScanner
 from hotseat.gateway.limits import RETRY_AFTER, BodyBudget, shortage
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ class SpooledForm:
 
     # Afterwards ---------------------------------------------------------------------------------------------------------
 
-    def upload(self, start: int, end: int, value: bytes) -> "SpooledUpload":
-        """Return the form with `value` in the place of the bytes from `start` to `end`."""
-        return SpooledUpload(self, start, end, value)
+    def upload(self, edits: Sequence[Edit]) -> "SpooledUpload":
+        """Return the form with these changes, in order of position."""
+        return SpooledUpload(self, edits)
 
     def read(self, parts: list[tuple[int, int] | bytes], then: Callable[[bytes, HotseatError | None], None]) -> None:
         """Read parts of the file (position and size), and join them with bytes. `then` is called with the result or an error."""
@@ -188,26 +188,37 @@ class SpooledForm:
 class SpooledUpload:
     """A form as its engine gets it."""
 
-    def __init__(self, form: SpooledForm, start: int, end: int, value: bytes) -> None:
-        self._form, self._start, self._end, self._value = form, start, end, value
+    def __init__(self, form: SpooledForm, edits: Sequence[Edit]) -> None:
+        self._form = form
+        self._pieces: list[
+            tuple[int, int] | bytes
+        ] = []  # of the file (position and size), and what stands between them
+        last = 0
+        for start, end, value in edits:
+            self._pieces += [(last, start - last), value]
+            last = end
+        self._pieces.append((last, form.size - last))
+        self._size = sum(map(_size, self._pieces))
 
     def __len__(self) -> int:
         """Return its size in bytes."""
-        return self._form.size - (self._end - self._start) + len(self._value)
+        return self._size
 
     def read(self, at: int, then: Callable[[bytes, HotseatError | None], None]) -> None:
         """Read a piece that begins at `at`."""
         parts: list[tuple[int, int] | bytes] = []
-        stop = min(at + PIECE, len(self))
-        resumes = self._start + len(self._value)  # where the file goes on
-        if at < self._start:
-            parts.append((at, min(stop, self._start) - at))
-        if at < resumes and stop > self._start:
-            parts.append(self._value[max(0, at - self._start) : stop - self._start])
-        if stop > resumes:
-            begin = max(at, resumes)
-            parts.append((begin - resumes + self._end, stop - begin))
+        stop, begin = at + PIECE, 0
+        for piece in self._pieces:
+            size = _size(piece)
+            low, high = max(at - begin, 0), min(stop - begin, size)
+            if low < high:
+                parts.append(piece[low:high] if isinstance(piece, bytes) else (piece[0] + low, high - low))
+            begin += size
         self._form.read(parts, then)
+
+
+def _size(piece: tuple[int, int] | bytes) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece[1]
 
 
 def _error(failure: Exception) -> HotseatError:

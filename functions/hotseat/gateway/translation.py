@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
@@ -38,6 +38,7 @@ class Translation(Protocol):
     path: str
     body: bytes
     stream_type: str  # Content-Type of a stream to the client
+    fixed: Collection[str]  # parameters that filters do not change
 
     def stream(self, data: bytes) -> bytes:
         """Translate bytes of OpenAI's stream of events, which may end within an event, as far as they are complete."""

@@ -1,10 +1,13 @@
-"""Unloading of Models: by a request for inference, which some APIs have, and of all."""
+"""Unloading of Models: by a request for inference, which some APIs have, and of all. Parking of one."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.control.scheduling_spec import can_park
 from hotseat.core.errors import Conflict, Forbidden
+from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.limits import ConcurrencyLimit
 
@@ -23,6 +26,35 @@ def unload_command(
     if handle.gate.queues([model.name])[model.name][0] is not None:
         raise Conflict(f"The model `{model.shown_name}` is not unloaded: other requests wait for it.")
     return lambda: handle.unload(model.name, 0)
+
+
+def park(registry: ModelRegistry, name: str, concurrency: ConcurrencyLimit, wait: float | None) -> dict[str, Any]:
+    """Park a Model, and return its state, how long that took, and what it frees and holds. `wait`: see WorkspaceHandle.park.
+
+    Raise Conflict if its document does not say how.
+    """
+    route = registry.loadable(name)
+    model, handle = route.model, route.handle
+    if not can_park(model):
+        raise Conflict(
+            f"{model.shown_name} cannot be parked: its lifecycle.release is Stop. Set lifecycle.release: Park, or the requests "
+            "for sleep and wake in lifecycle.sleep and lifecycle.wake."
+        )
+    began = time.monotonic()
+    with concurrency.in_thread:
+        state = handle.park(model.name, wait).state
+    residents = handle.gate.residency.residents
+    sleeper = next(
+        (each for each in residents if each.model == model.name and each.state is InstanceState.PARKED), None
+    )
+    return {
+        "model": model.shown_name,
+        "state": state,
+        "seconds": round(time.monotonic() - began, 3),
+        "gpus": model.spec.resources.gpus,
+        "accelerator_memory": model.spec.resources.accelerator_memory,
+        "host_memory": sleeper and sleeper.memory,
+    }
 
 
 def unload_all_models(

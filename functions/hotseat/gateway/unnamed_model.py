@@ -1,14 +1,18 @@
 """The Model of a request that names none."""
 
+from typing import TYPE_CHECKING
+
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, Conflict
 from hotseat.core.messages import InstanceState
-from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.fallback_routing import needs_no_accelerator
 
+if TYPE_CHECKING:
+    from hotseat.gateway.accepted_head import Route
 
-def unnamed_model(registry: ModelRegistry, route: Route, *, in_query: bool) -> ModelRoute:
+
+def unnamed_model(registry: ModelRegistry, route: "Route", *, in_query: bool) -> ModelRoute:
     """Return the default Model, or for a route that allows it the resident one. Raise BadRequest or Conflict if there is none."""
     if (target := registry.default()) is not None:
         return target

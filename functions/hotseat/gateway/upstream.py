@@ -8,12 +8,15 @@ because browsers share them between ports.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import Forbidden, NotFound, NotImplementedByServer, shortened
 from hotseat.gateway import relay
-from hotseat.gateway.accepted_head import REQUEST_ID, AcceptedHead, Route
+from hotseat.gateway.accepted_head import REQUEST_ID, AcceptedHead, Route, check_named_model
+from hotseat.gateway.auth import OPERATE, Caller
+from hotseat.gateway.engine_exchange import reach
 from hotseat.gateway.fallback_routing import RoutedRequest, header_value
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
@@ -21,7 +24,8 @@ from hotseat.gateway.inference import Inference, InferenceRequest
 from hotseat.gateway.wait_headers import NO_LIMITS
 
 PREFIX = "/upstream/"
-ROUTE = Route(PREFIX, "upstream", None)
+# An engine's pages and paths show what it does for others, and change it.
+ROUTE = Route(PREFIX, "upstream", None, operation=OPERATE)
 SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 _HEADERS = f"Content-Security-Policy: {SANDBOX}\r\n".encode()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -38,23 +42,22 @@ _SEPARATORS = re.compile(r"[/\\;]")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-def handler(inference: Inference, request: Request, key: str, *, sandboxed: bool) -> "UpstreamRequest":
-    """Return the handler of a request. `key`: the name of its key. Raise the HotseatError for the client if it is not accepted."""
-    return UpstreamRequest(inference, request, UpstreamHead(request, key, inference.registry, sandboxed=sandboxed))
-
-
 class UpstreamHead(AcceptedHead):
     """What the head of a request says: the Model, and the path of its engine."""
 
     __slots__ = ("at_once", "name", "path", "prefix", "sandboxed")
 
-    def __init__(self, request: Request, key: str, registry: ModelRegistry, *, sandboxed: bool) -> None:
+    def __init__(self, request: Request, caller: Caller, registry: ModelRegistry, *, sandboxed: bool) -> None:
         """Raise the HotseatError for the client if the request is not accepted."""
+        caller.key.check((ROUTE.operation,), PREFIX)
         if request.method not in _METHODS:
             raise NotImplementedByServer(f"The method {shortened(request.method)} is not supported below {PREFIX}.")
-        self.route, self.key, self.sandboxed, self.id_header = ROUTE, key, sandboxed, REQUEST_ID
+        self.route, self.caller, self.sandboxed, self.id_header = ROUTE, caller, sandboxed, REQUEST_ID
+        self.checks_body = False
         self._tenants, self._options = None, NO_LIMITS
         self.name, prefix, path = find_model(request.raw_path, registry)
+        check_named_model(caller.key, self.name, registry)
+        handle = registry.find(self.name).handle
         self.prefix, self.path = (quote_from_bytes(each, safe=_PRINTABLE).encode() for each in (prefix, path))
         self.target = self.path + (f"?{request.query}".encode() if request.query else b"")
         if controls_engine(request.method, path, request.query):
@@ -63,7 +66,7 @@ class UpstreamHead(AcceptedHead):
                 "restored, settings changed, and engines put to sleep by hotseat alone.",
                 code="path_not_allowed",
             )
-        patterns = registry.find(self.name).handle.workspace.spec.upstream.no_load_paths
+        patterns = handle.workspace.spec.upstream.no_load_paths
         shown = unquote_to_bytes(path).decode("utf-8", "replace")
         loads = request.method not in _SAFE or (request.method == "GET" and navigates(request.headers))
         self.at_once = not loads or request.upgrade or any(fnmatchcase(shown, pattern) for pattern in patterns)
@@ -115,7 +118,7 @@ class UpstreamRequest(InferenceRequest):
         self._send(routed, self._sent)
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
-        head, request, address = self._upstream, self._request, routed.pending_request.address
+        head, request, address = self._upstream, self._request, routed.address
         call = relay.Call(
             address,
             request.method,
@@ -126,9 +129,12 @@ class UpstreamRequest(InferenceRequest):
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             upgrade=request.upgrade,
+            judge=routed.judge,
             rewrite=lambda fields: rewritten(fields, head.prefix, address, sandboxed=head.sandboxed),
         )
-        exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
+        access, make = routed.route.access, relay.Exchange
+        exchange_of = make if access is None else partial(reach, access, make, None)
+        exchange = exchange_of(self._inference.connections, call, self._response, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
@@ -137,6 +143,8 @@ class UpstreamRequest(InferenceRequest):
 class UpstreamRouting(RoutedRequest):
     """The routing of a request to one Model and no other."""
 
+    repeatable = False  # it may be to do anything
+
     def _fallbacks(self) -> Iterator[tuple[ModelRoute, str]]:
         return iter(())
 
@@ -144,7 +152,7 @@ class UpstreamRouting(RoutedRequest):
 def find_model(raw: bytes, registry: ModelRegistry) -> tuple[str, bytes, bytes]:
     """Return the name of the Model in a raw path, the part of the path up to there, and the path of its engine.
 
-    The longest name that a Model has counts: names can have slashes, encoded or not. Raise UnknownModel if there is none.
+    The longest name that a Model has counts: names can have slashes, encoded or not. If there is none: the first segment.
     """
     start = PREFIX.encode()
     if not raw.startswith(start):
@@ -154,7 +162,6 @@ def find_model(raw: bytes, registry: ModelRegistry) -> tuple[str, bytes, bytes]:
         part = b"/".join(segments[:count])
         name = unquote_to_bytes(part).decode("utf-8", "replace")
         if count == 1 or registry.knows(name):
-            registry.find(name)
             break
     return name, start + part, raw[len(start) + len(part) :]
 

@@ -2,7 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+from typing import Any
 
+import msgspec
+
+from hotseat.api.model import PEER_HEADER
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Loading, Tenants
 from hotseat.core.errors import BadRequest, shortened
@@ -12,9 +18,12 @@ PRIORITY = "X-Priority"
 TIMEOUT = "X-Request-Timeout"
 MAX_WAIT = "X-Hotseat-Max-Wait"
 LOADING = "X-Hotseat-Loading"
+KEEP_ALIVE = "X-Hotseat-Keep-Alive"
 LEAST, MOST = -1000, 1000  # priorities, as in documents
 _DIGITS = len(str(MOST))  # a longer number is beyond the bound by its first digits alone
 _LONGEST_TENANT = 100  # characters
+_NUMBER = r"[0-9]+(\.[0-9]*)?"
+LONGEST_KEEP_ALIVE = 1e9  # seconds; more is for ever
 
 
 @message
@@ -23,13 +32,16 @@ class WaitOptions:
 
     Times are seconds from the arrival of the request. None means no limit. `max_wait` limits the time in the
     queue. `timeout` is the time after which the client has no use for an answer: a request that cannot meet
-    it is refused immediately.
+    it is refused immediately. `keep_alive` is how long the engine stays without a request after this one, instead of
+    the idle timeout of its Model. `from_peer`: another hotseat has sent it here.
     """
 
     tenant: str = ""
     priority: int = 0
     max_wait: float | None = None
     timeout: float | None = None
+    keep_alive: float | None = None  # seconds without a request after which the engine is unloaded
+    from_peer: bool = False
 
     @property
     def limit(self) -> float | None:
@@ -45,7 +57,12 @@ NO_LIMITS = WaitOptions()
 def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> WaitOptions:
     """Read the headers, by lower-case name, of a request with the key named `key`. Raise BadRequest if a header is invalid."""
     return WaitOptions(
-        _tenant(headers, tenants, key), _priority(headers), _seconds(headers, MAX_WAIT), _seconds(headers, TIMEOUT)
+        _tenant(headers, tenants, key),
+        _priority(headers),
+        _seconds(headers, MAX_WAIT),
+        _seconds(headers, TIMEOUT),
+        _keep_alive(headers),
+        _header(headers, PEER_HEADER) is not None,
     )
 
 
@@ -59,6 +76,57 @@ def loading_option(headers: Mapping[str, str]) -> Loading | None:
             return each
     allowed = ", ".join(each.lower() for each in Loading)
     raise BadRequest(f"The header {LOADING} is {shortened(text)!r}; allowed: {allowed}.")
+
+
+class _OllamaBody(msgspec.Struct):
+    keep_alive: Any = None
+
+
+_BODIES = msgspec.json.Decoder(_OllamaBody)
+
+
+def with_keep_alive(options: WaitOptions, body: bytes) -> WaitOptions:
+    """Return the options with the `keep_alive` of a request of Ollama's API. Raise BadRequest if it is invalid."""
+    if b"keep_alive" not in body:
+        return options
+    try:
+        given = _BODIES.decode(body).keep_alive
+    except (msgspec.DecodeError, RecursionError):
+        return options  # what is wrong with it is said where it is translated
+    if given is None:
+        return options
+    seconds = read_keep_alive(given)
+    if seconds is None:
+        raise BadRequest(
+            f"`keep_alive` is {shortened(str(given))!r}; allowed: a duration such as 10m, a number of seconds, -1 for ever.",
+            param="keep_alive",
+        )
+    return replace(options, keep_alive=seconds)
+
+
+def read_keep_alive(value: Any) -> float | None:
+    """Return the seconds of a duration such as 10m, or of a number of seconds. A negative one is for ever. None: it is neither."""
+    if isinstance(value, str):
+        sign, text = (-1.0, value[1:]) if value.startswith("-") else (1.0, value)
+        try:
+            value = sign * (float(text) if re.fullmatch(_NUMBER, text) else parse_duration(text))
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return inf if value < 0 or value > LONGEST_KEEP_ALIVE else float(value)
+
+
+def _keep_alive(headers: Mapping[str, str]) -> float | None:
+    text = _header(headers, KEEP_ALIVE)
+    if text is None:
+        return None
+    seconds = read_keep_alive(text.strip())
+    if seconds is None:
+        raise BadRequest(
+            f"The header {KEEP_ALIVE} is {shortened(text)!r}; allowed: a duration such as 10m, a number of seconds, -1 for ever."
+        )
+    return seconds
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

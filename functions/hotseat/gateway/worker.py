@@ -81,16 +81,22 @@ class Worker(BaseWorker):  # type: ignore[misc]
         make_service = getattr(self.wsgi, "service", None)
         service = PlainService(flask, _max_body(self.wsgi)) if make_service is None else make_service(flask)
         limits = getattr(self.app, "limits", None) or HttpLimits()
-        server = HttpServer(loop, [each.sock for each in self.sockets], service, limits)
+        tls = getattr(self.app, "tls", None)
+        if tls is not None:
+            tls.watch()
+        server = HttpServer(loop, [each.sock for each in self.sockets], service, limits, tls)
         owner.begin(loop)
         try:
             server.start()
+            service.begin()
             loop.call_later(PARENT_CHECK, self._check_parent)
             if self.alive:
                 await self._stop.wait()
             await server.close()
         finally:
+            service.end()
             owner.end()
+            await _cancel_tasks()
 
     def _check_parent(self) -> None:
         """If the arbiter has died, start a graceful shutdown, because the engines still need this process."""
@@ -104,6 +110,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
 def _max_body(app: Any) -> int:
     return int(getattr(app, "config", {}).get("MAX_CONTENT_LENGTH") or MAX_BODY)
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what would still be under way when the loop is closed, such as a connection that is being opened for a check."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

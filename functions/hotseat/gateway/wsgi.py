@@ -10,7 +10,6 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
-from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
@@ -18,7 +17,7 @@ from hotseat.gateway.apis import find_route, inference_blueprint
 from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.ollama_models import ollama_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
-from hotseat.gateway.auth import Keys
+from hotseat.gateway.auth import INFER, READ, Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.cache_api import Caches
 from hotseat.gateway.captures import CaptureMode, Captures
@@ -31,9 +30,10 @@ from hotseat.gateway.errors import (
     internal_error,
     shape_of,
 )
+from hotseat.gateway.flask_keys import check_key
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
-from hotseat.gateway.openapi import describe_gateway, documented
+from hotseat.gateway.openapi import describe_gateway, description_of, documented
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.service import GatewayService, check_admin_port
@@ -59,15 +59,17 @@ class Gateway(Flask):
     """The routes in Flask. `service` serves them, and inference, on the event loop."""
 
     def __init__(
-        self, owner: LoopOwner, service: Callable[[WsgiThreads], GatewayService], admin_port: int | None = None
+        self, registry: ModelRegistry, service: Callable[[WsgiThreads], GatewayService], admin_port: int | None = None
     ) -> None:
-        """`service` returns what is served on the loop of `owner`, from what runs this application in threads."""
+        """`service` returns what is served on the loop of `registry`, from what runs this application in threads."""
         super().__init__("hotseat", static_folder=None)
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
         self.url_map.converters["model"] = _AnyName
-        self.owner, self.service, self._admin_port = owner, service, admin_port
+        self.owner, self.service, self._admin_port = registry.owner, service, admin_port
+        self._registry = registry
         self.before_request(self._check_port)
+        self.before_request(self._check_key)
         self.register_error_handler(HotseatError, _error_response)
         self.register_error_handler(HTTPException, _http_error_response)
         self.register_error_handler(Exception, self._internal_error)
@@ -76,6 +78,11 @@ class Gateway(Flask):
         """Refuse an admin route on another port than the one for them, if there is one."""
         if request.blueprint == ADMIN and request.path not in PROBE_PATHS:
             check_admin_port(request.path, int(request.environ["SERVER_PORT"]), self._admin_port)
+
+    def _check_key(self) -> None:
+        """Refuse a route that the key of the request may not use."""
+        rule = request.url_rule
+        check_key(None if rule is None else description_of(self.view_functions[rule.endpoint]), self._registry)
 
     def _internal_error(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
         if (short := shortage(error)) is not None:
@@ -117,6 +124,7 @@ def create_gateway(
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )
+    registry.upstreams.on_retry = lambda model, reason: metrics.upstream_retry(registry.shown_name(model), reason)
     inference = Inference(
         registry,
         connections,
@@ -137,11 +145,11 @@ def create_gateway(
         upstream_port=upstream_port,
         spool=spool,
     )
-    app = Gateway(registry.owner, service, admin_port)
+    app = Gateway(registry, service, admin_port)
     app.register_blueprint(inference_blueprint())
 
     @app.get("/openapi.json")
-    @documented("Return this description")
+    @documented("Return this description", operation=(INFER, READ))
     def openapi() -> Response:
         return jsonify(describe_gateway(app, find_route, hotseat.__version__, keys=bool(keys)))
 

@@ -16,6 +16,7 @@ from hotseat.gateway.threads import Threads
 
 log = logging.getLogger(__name__)
 
+KEY = "hotseat.key"  # environ key of the request's API key
 DEPARTED = "hotseat.departed"  # environ key of a function that returns whether the client has left
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -176,6 +177,7 @@ class WsgiRequest:
             "wsgi.multiprocess": False,
             "wsgi.run_once": False,
             DEPARTED: lambda: self._gone,
+            KEY: request.key,
         }
         for name, value in request.headers.items():
             if name == "content-type":

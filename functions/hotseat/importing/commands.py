@@ -9,6 +9,7 @@ from typing import Any
 
 LEFT = re.compile(r"\$\{([a-zA-Z0-9_-]+)\}")
 ENVIRONMENT = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+_EXPONENT = 1e21  # from here on Go writes a number with an exponent
 LATER = ("PORT", "PID")  # known only when the model runs
 
 
@@ -46,6 +47,8 @@ def unknown(text: str, later: Iterable[str] = LATER) -> str | None:
 
 def spelled(value: Any) -> str:
     """Return a macro's value as text."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXPONENT:
+        return str(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -58,12 +61,62 @@ def without_comments(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Split a command line as a shell does, with backslashes at line ends. Raise ValueError if a quote is not closed."""
+    """Split a command line, with backslashes at line ends. Raise ValueError if a quote is not closed.
+
+    It is split as a shell does, or as Windows does if it has a path of Windows.
+    """
     lines = []
     for line in without_comments(text).split("\n"):
         bare = line.strip()
         lines.append(bare.removesuffix("\\") if bare.endswith("\\") else line)
-    return shlex.split("\n".join(lines))
+    command = "\n".join(lines)
+    return windows_words(command) if is_windows(command) else shlex.split(command)
+
+
+_WINDOWS = re.compile(
+    r"(?:^|[\s\"'=])(?:[A-Za-z]:\\|\\\\[\w.$-]+\\)|^\s*\"?[^\s\"]+\.(?:exe|bat|cmd|ps1)\b", re.IGNORECASE
+)
+_QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+
+
+def is_windows(command: str) -> bool:
+    r"""Whether a command line is one of Windows.
+
+    It has a path such as `D:\x`, `\\server\x` or, not in quotes, `x\y`, or its program ends in .exe.
+    """
+    return _WINDOWS.search(command) is not None or re.search(r"\w\\\w", _QUOTED.sub("", command)) is not None
+
+
+def windows_words(command: str) -> list[str]:
+    r"""Split a command line as programs of Windows do. Raise ValueError if a quote is not closed.
+
+    A backslash is one, except before a double quote: `\"` is a quote, and of `\\"` the quote begins or ends quoted text.
+    """
+    found: list[str] = []
+    word, quoted, started, at = "", False, False, 0
+    while at < len(command):
+        slashes = len(command) - at - len(command[at:].lstrip("\\"))
+        at += slashes
+        char = command[at : at + 1]
+        at += 1
+        if char == '"':
+            word += "\\" * (slashes // 2)
+            started = True
+            if slashes % 2:
+                word += '"'
+            else:
+                quoted = not quoted
+            continue
+        word += "\\" * slashes
+        started = started or bool(word)
+        if char.isspace() and not quoted:
+            found += [word] if started else []
+            word, started = "", False
+        elif char:
+            word, started = word + char, True
+    if quoted:
+        raise ValueError("No closing quotation")
+    return [*found, word] if started else found
 
 
 def as_field(word: str) -> str:

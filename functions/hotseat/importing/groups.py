@@ -175,7 +175,10 @@ def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note
         if called[group] != group:
             notes.append(Note("changed", f"groups.{group}", f"its name is {called[group]}"))
         lost = reader.mapping(path).keys() - GROUP_KEYS
-        notes += [Note("no equivalent", f"groups.{group}.{key}", "not known to this importer") for key in sorted(lost)]
+        notes += [
+            Note("no equivalent", f"groups.{group}.{key}", reader.unknown((*path, key), GROUP_KEYS))
+            for key in sorted(lost)
+        ]
     if rest := [label for name, label in names.items() if name not in group_names]:
         rows.append({"name": DEFAULT_GROUP, "members": rest, "swap": True, "exclusive": True, "persistent": False})
         notes.append(Note("changed", "groups", f"{DEFAULT_GROUP} holds the models of no group, as in llama-swap"))
@@ -209,7 +212,7 @@ def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note])
         text = f"{compact(costs)}: hotseat learns how long each model takes to load, and goes by that"
         notes.append(Note("no equivalent", "matrix.evict_costs", text))
     notes += [
-        Note("no equivalent", f"matrix.{key}", "not known to this importer")
+        Note("no equivalent", f"matrix.{key}", reader.unknown((*at, key), ("vars", "sets", "evict_costs")))
         for key in sorted(reader.mapping(at).keys() - {"vars", "sets", "evict_costs"})
     ]
     if alone:

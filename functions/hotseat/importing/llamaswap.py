@@ -1,21 +1,39 @@
 """Convert a configuration of llama-swap or llmsnap to documents."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from hotseat.api.types import API_VERSION, Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Loading
 from hotseat.importing.commands import Macros
+from hotseat.importing.fragments import merge
 from hotseat.importing.groups import ResidencyRules, residency_rules
 from hotseat.importing.models import Common, ModelImport, external_models, labels
 from hotseat.importing.reader import TOP_KEYS, TOP_LOST, Reader
 from hotseat.importing.writer import Draft, Imported, Note, compact, write
-from hotseat.manifests.nodes import parse
+from hotseat.manifests.files import Text
+from hotseat.manifests.nodes import Tree, parse
 from hotseat.manifests.problems import ManifestErrors, Problem
 
 
 def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
     """Return the documents for a configuration. Raise ManifestErrors if llama-swap would not accept it."""
-    reader = _open(content, file)
+    return _convert(_open(content, file), file, environ)
+
+
+def convert_texts(texts: Sequence[Text], environ: Mapping[str, str]) -> Imported:
+    """Return the documents for a configuration in several files. Raise ManifestErrors if llama-swap would not accept it."""
+    parts = [(tree, text.name) for text in texts for tree in _trees(text.content, text.name)]
+    merged = merge(parts)
+    if not isinstance(merged.tree.data.get("models"), dict):
+        allowed = "a configuration of llama-swap or llmsnap, with models"
+        raise ManifestErrors(merged.problems or [Problem(texts[0].name, "cannot be imported", allowed=allowed)])
+    reader = Reader(merged.tree, texts[0].name, merged.files)
+    reader.problems += merged.problems
+    return _convert(reader, ", ".join(text.name for text in texts), environ)
+
+
+def _convert(reader: Reader, file: str, environ: Mapping[str, str]) -> Imported:
     names = labels(reader.mapping(("models",)), _others(reader))
     shared = reader.mapping(("macros",))
     rules = residency_rules(reader, names)
@@ -29,10 +47,11 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
     )
     models = [ModelImport(reader, name, common).draft() for name in names]
     peers, peer_notes = external_models(reader, [*names.values(), *_others(reader)])
-    notes = [*rules.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, rules)]
+    chosen, choice_notes = _choices(reader)
+    notes = [*rules.notes, *_top_notes(reader), *choice_notes, *peer_notes, *_preload_notes(common, rules)]
     if reader.problems:
         raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
-    spec = rules.spec | (
+    spec = (rules.spec | chosen) | (
         {"loading": Loading.REASONING.value} if reader.flag(("sendLoadingState",), default=False) else {}
     )
     space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
@@ -52,16 +71,21 @@ HEAD = (
 
 
 def _open(content: str, file: str) -> Reader:
-    trees = list(parse(content, file))
-    wrong = [tree for tree in trees if isinstance(tree, Problem)]
-    if wrong or len(trees) != 1:
-        raise ManifestErrors(wrong or [Problem(file, f"has {len(trees)} documents; a configuration is one")])
+    trees = _trees(content, file)
+    if len(trees) != 1:
+        raise ManifestErrors([Problem(file, f"has {len(trees)} documents; a configuration is one")])
     (tree,) = trees
-    assert not isinstance(tree, Problem)  # noqa: S101 - told above
     if not isinstance(tree.data, dict) or not isinstance(tree.data.get("models"), dict):
         allowed = "a configuration of llama-swap or llmsnap, with models"
         raise ManifestErrors([Problem(file, "cannot be imported", allowed=allowed)])
     return Reader(tree, file)
+
+
+def _trees(content: str, file: str) -> list[Tree]:
+    trees = list(parse(content, file, yaml_1_2=True))
+    if wrong := [tree for tree in trees if isinstance(tree, Problem)]:
+        raise ManifestErrors(wrong)
+    return [tree for tree in trees if isinstance(tree, Tree)]
 
 
 def _others(reader: Reader) -> list[str]:
@@ -103,15 +127,14 @@ def _top_notes(reader: Reader) -> list[Note]:
         if key in TOP_LOST:
             notes.append(Note("no equivalent", key, f"{compact(value)}: {TOP_LOST[key]}"))
         elif key not in TOP_KEYS:
-            notes.append(Note("no equivalent", key, "not known to this importer"))
+            notes.append(Note("no equivalent", key, reader.unknown((key,), (*TOP_KEYS, *TOP_LOST))))
     if keys := reader.items(("apiKeys",)):
         text = f"{len(keys)} keys: put them into a file, one per line, for hotseat up --api-key-file FILE"
         notes.append(Note("changed", "apiKeys", text))
     for profile, what in reader.mapping(("profiles",)).items():
-        text = f"clients can still send {profile}:MODEL; the models are not loaded together"
-        if isinstance(what, dict):
-            text = f"{compact(what.get('pins', {}))}: names cannot be moved to another model for a time; add the name to that Model"
-        notes.append(Note("no equivalent", f"profiles.{profile}", text))
+        if isinstance(what, list):
+            text = f"clients can still send {profile}:MODEL; the models are not loaded together"
+            notes.append(Note("no equivalent", f"profiles.{profile}", text))
     if reader.get(("sleepMode",)) is not None:
         notes.append(
             Note(
@@ -121,6 +144,69 @@ def _top_notes(reader: Reader) -> list[Note]:
             )
         )
     return notes + _routing_notes(reader) + _hook_notes(reader)
+
+
+def _choices(reader: Reader) -> tuple[Json, list[Note]]:
+    """Return the virtual models and the profiles of a Workspace, and notes."""
+    notes: list[Note] = []
+    models: list[Json] = []
+    for name in reader.mapping(("selectors",)):
+        path = ("selectors", name)
+        strategy, targets = reader.text((*path, "strategy")) or "pin", reader.texts((*path, "targets"))
+        if strategy not in STRATEGIES or not targets:
+            reader.problem("needs a strategy and targets", path, found=strategy, allowed=", ".join(STRATEGIES))
+            continue
+        limit = reader.get((*path, "settings", "spillover"))
+        members: list[Json] = [{"model": target} for target in (targets[:1] if strategy == "pin" else targets)]
+        if strategy == "spillover" and isinstance(limit, int):
+            members = [*({**member, "maxRequests": limit} for member in members[:-1]), members[-1]]
+        if strategy == "failover":
+            text = (
+                f"the first of {', '.join(targets)} gets the requests; set fallback of its Model, with when: [Failed]"
+            )
+            notes.append(Note("changed", f"selectors.{name}", text))
+        lost = sorted(reader.mapping((*path, "settings")).keys() - {"spillover"})
+        if lost:
+            notes.append(Note("no equivalent", f"selectors.{name}.settings", f"{', '.join(lost)}: left out"))
+        models.append({"name": name, "strategy": STRATEGIES[strategy], "members": members})
+    profiles: Json = {}
+    for profile, what in reader.mapping(("profiles",)).items():
+        if isinstance(what, dict):
+            pins = ("profiles", profile, "pins")
+            profiles[profile] = {name: reader.text((*pins, name)) for name in reader.names(pins)}
+    spec: Json = {
+        "virtualModels": models,
+        "profiles": profiles,
+        "activeProfile": reader.text(("hooks", "on_startup", "profile")),
+    }
+    if paths := reader.texts(("upstream", "ignorePaths")):
+        patterns = [pattern for path in paths for pattern in shell_patterns(path)]
+        spec["upstream"] = {"noLoadPaths": patterns} if patterns else {}
+        lost = [path for path in paths if not shell_patterns(path)]
+        text = f"{', '.join(lost)}: write them as shell patterns into upstream.noLoadPaths"
+        notes += [Note("no equivalent", "upstream.ignorePaths", text)] if lost else []
+    notes += [
+        Note("no equivalent", f"upstream.{key}", reader.unknown(("upstream", key), ("ignorePaths",)))
+        for key in reader.mapping(("upstream",))
+        if key != "ignorePaths"
+    ]
+    return {key: value for key, value in spec.items() if value}, notes
+
+
+def shell_patterns(regex: str) -> list[str]:
+    r"""Return shell patterns for a regular expression of paths such as `.*\.(js|css)$` or `^/metrics$`. Empty: it is of another kind."""
+    match = re.fullmatch(
+        r"(?P<any>(?:\^?\.\*)?)(?P<start>\^?)(?P<text>(?:[\w/-]|\\\.)*)(?:\((?P<ends>[\w|]+)\))?(?P<rest>\$|\.\*\$?|)",
+        regex,
+    )
+    if match is None or not (match["text"] or match["ends"]):
+        return []
+    before = "" if match["start"] else "*"
+    after = "" if match["rest"] == "$" else "*"
+    return [f"{before}{match['text'].replace(chr(92), '')}{end}{after}" for end in (match["ends"] or "").split("|")]
+
+
+STRATEGIES = {"pin": "Warm", "warm": "Warm", "spillover": "Spillover", "failover": "Spillover"}
 
 
 def _routing_notes(reader: Reader) -> list[Note]:
@@ -133,15 +219,16 @@ def _routing_notes(reader: Reader) -> list[Note]:
     for path, keys in known.items():
         lost = sorted(reader.mapping(("routing", *path)).keys() - keys)
         notes += [
-            Note("no equivalent", ".".join(("routing", *path, key)), "not known to this importer") for key in lost
+            Note("no equivalent", ".".join(("routing", *path, key)), reader.unknown(("routing", *path, key), keys))
+            for key in lost
         ]
     return notes
 
 
 def _hook_notes(reader: Reader) -> list[Note]:
-    lost = [f"hooks.{key}" for key in reader.mapping(("hooks",)) if key != "on_startup"]
-    lost += [f"hooks.on_startup.{key}" for key in reader.mapping(("hooks", "on_startup")) if key != "preload"]
-    return [Note("no equivalent", key, "not known to this importer") for key in lost]
+    known = {("hooks",): ("on_startup",), ("hooks", "on_startup"): ("preload", "profile")}
+    lost = [((*path, key), keys) for path, keys in known.items() for key in reader.mapping(path) if key not in keys]
+    return [Note("no equivalent", ".".join(path), reader.unknown(path, keys)) for path, keys in lost]
 
 
 def _preload_notes(common: Common, rules: ResidencyRules) -> list[Note]:

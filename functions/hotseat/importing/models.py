@@ -1,17 +1,21 @@
 """Models and peers of llama-swap as Models: names, sleep calls, settings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
-from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
+from hotseat.api.filters import PROTECTED
+from hotseat.api.model import Capability
+from hotseat.api.types import NAME_PATTERN, VARIABLE_PATTERN, Json, Method
 from hotseat.api.workspace import Loading
 from hotseat.importing import commands
-from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, unknown
-from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
-from hotseat.importing.writer import Draft, Note, compact
+from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, is_windows, unknown
+from hotseat.importing.external import LOOPBACK, external_spec, is_elsewhere, key_in, unreachable, without_password
+from hotseat.importing.reader import MODEL_KEYS, PEER_KEYS, PEER_LOST, Reader
+from hotseat.importing.writer import Draft, Note, compact, model_draft
 from hotseat.manifests.problems import Path
 
 LONGEST = 63
@@ -23,7 +27,7 @@ def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     used = {*taken, *(name for name in names if is_label(name))}
     found = {}
     for name in names:
-        found[name] = name if is_label(name) else _free(label(name), used)
+        found[name] = name if is_label(name) else free(label(name), used)
         used.add(found[name])
     return found
 
@@ -41,7 +45,8 @@ def is_label(name: str) -> bool:
     return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
 
 
-def _free(wanted: str, used: set[str]) -> str:
+def free(wanted: str, used: Container[str]) -> str:
+    """Return a label, or the first with a number behind it that is not used."""
     found, number = wanted, 1
     while found in used:
         number += 1
@@ -99,53 +104,75 @@ def _method_call(reader: Reader, macros: Macros, places: Sequence[Path]) -> Json
     return call
 
 
+FILTERS = ("stripParams", "strip_params", "setParams", "setParamsByID")
+
+
+def parameter_filters(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
+    """Return the field `filters` of a Model, and notes. `model` is protected in llama-swap too, where it is ignored."""
+    notes = [
+        Note("no equivalent", f"filters.{key}", f"{compact(value)}: {reader.unknown((*path, key), FILTERS)}")
+        for key, value in reader.mapping(path).items()
+        if key not in FILTERS
+    ]
+    listed = ",".join(reader.text((*path, key)) for key in FILTERS[:2])
+    strip = [name for each in macros.fill(listed).split(",") if (name := each.strip()) and name != PROTECTED]
+    by_name = {
+        macros.fill(key): _parameters(reader.mapping((*path, "setParamsByID", key)), macros)
+        for key in reader.mapping((*path, "setParamsByID"))
+    }
+    found: Json = {"strip": strip, **_parameters(reader.mapping((*path, "setParams")), macros), "byName": by_name}
+    return {key: value for key, value in found.items() if value}, notes
+
+
+def _parameters(given: Json, macros: Macros) -> Json:
+    """Return the parameters that are set, and those with a `?` behind their names, which are set if the client has not sent them."""
+    filled: Json = {
+        name: value for name, value in macros.fill_all(given).items() if name.removesuffix("?") != PROTECTED
+    }
+    forced = {name: value for name, value in filled.items() if not name.endswith("?")}
+    default = {plain: value for name, value in filled.items() if (plain := name.removesuffix("?")) not in forced}
+    return {key: value for key, value in (("set", forced), ("default", default)) if value}
+
+
 def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:
     """Return Models for the models of peers, and notes. API keys of peers are never copied."""
     drafts: list[Draft] = []
     notes: list[Note] = []
     used = set(taken)
+    given = [model for peer in reader.mapping(("peers",)) for model in reader.texts(("peers", peer, "models"))]
     for peer in reader.mapping(("peers",)):
         path = ("peers", peer)
         proxy, models = reader.text((*path, "proxy")), reader.texts((*path, "models"))
         lost = [
-            Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
-            for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
-        ]
-        if why := _unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
-            notes.append(Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
-            continue
-        called = labels(models, used)
-        used |= {*called.values(), *models}
-        for model, name in called.items():
-            spec: Json = {"engine": "external", "url": proxy.rstrip("/")}
-            if name != model:
-                spec["names"] = [model]
-            document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
-            spec["engineModelName"] = model
-            drafts.append(
-                Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
+            Note(
+                "no equivalent",
+                f"peers.{peer}.{key}",
+                f"{compact(value)}: {PEER_LOST.get(key) or reader.unknown((*path, key), PEER_KEYS)}",
             )
+            for key, value in reader.mapping(path).items()
+            if key not in PEER_KEYS
+        ]
+        macros = Macros(peer, reader.mapping(("macros",)), {})
+        stated = macros.fill(reader.text((*path, "apiKey")))
+        key, keyed = key_in(stated, peer) if stated else (None, [])
+        if why := unreachable(proxy):
+            notes.append(
+                Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {without_password(proxy)}: {why}")
+            )
+            continue
+        filters, unknown_filters = parameter_filters(reader, (*path, "filters"), macros)
+        for model in models:
+            name = free(label(model), used)
+            # As in llama-swap: PEER/MODEL always, MODEL alone if it is not ambiguous.
+            names = [*([model] if given.count(model) == 1 and model not in used else []), f"{peer}/{model}"]
+            spec = external_spec(proxy, key) | {"names": names, "engineModelName": model, "filters": filters}
+            origin = f"{model} of the peer {peer} (line {reader.line(path)})"
+            drafts.append(model_draft(name, spec, origin, [*lost, *keyed, *unknown_filters]))
+            used |= {name, *names}
     return drafts, notes
 
 
-def _shown(proxy: str) -> str:
-    """Return an address without its user and password."""
-    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "")
-
-
-def _unreachable(proxy: str, *, has_key: bool) -> str:
-    """Return the reason why engine external does not support this peer. Empty if it does."""
-    url = urlsplit(proxy)
-    if has_key:
-        return "it requires a key, and hotseat sends no key to an engine"
-    if "@" in url.netloc or "$" in proxy:
-        return "engine external supports neither passwords nor macros"
-    if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query:
-        return "engine external supports http://HOST:PORT only"
-    return ""
-
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
+_KEY_VARIABLES = ("LLAMA_API_KEY", "VLLM_API_KEY")  # of llama-server and vLLM
 SHORTEST_START = 15  # seconds
 HIGHEST = 1000  # priority of a Model
 
@@ -177,6 +204,8 @@ class ModelImport:
 
     def draft(self) -> Draft:
         """Return the document."""
+        if self._is_elsewhere():
+            return self._external_draft()
         name = self.common.labels[self.id]
         env, late = self._env()
         engine = self._engine(late)
@@ -189,6 +218,7 @@ class ModelImport:
             "command": engine.command,
             "args": engine.args,
             "env": env,
+            "engineKey": self._engine_key(engine, env),
             "port": self._port(),
             "health": self._health(),
             "stopCommand": self._stop_command(),
@@ -196,16 +226,54 @@ class ModelImport:
             "scheduling": self._scheduling(),
             "concurrency": self._concurrency(),
             "description": self._fill("description"),
+            "capabilities": self._capabilities(),
             "metadata": self._metadata(),
             "loading": self._loading(),
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
+            "filters": self._filters(),
         }
-        self._filters()
+        return self._finish(spec)
+
+    def _finish(self, spec: Json) -> Draft:
         self._lost()
         origin = f"{self.id} (line {self.reader.line(('models', self.id))})"
-        kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
-        document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": kept}
-        return Draft(document, origin, tuple(dict.fromkeys(self.notes)))
+        return model_draft(self.common.labels[self.id], spec, origin, tuple(dict.fromkeys(self.notes)))
+
+    def _is_elsewhere(self) -> bool:
+        """Whether proxy names another host, at which engine external can reach the server."""
+        proxy = self.macros.fill(self.reader.text(self._at("proxy")))
+        return is_elsewhere(proxy) and not unreachable(proxy)
+
+    def _external_draft(self) -> Draft:
+        """Return the document of a model that another host serves."""
+        names = self._names(self.common.labels[self.id])
+        self._changed("cmd", "it is not run: start the server at proxy yourself; requests go to it as they are")
+        start = self.reader.number(("healthCheckTimeout",))
+        spec = external_spec(self._fill("proxy")) | {
+            "names": names,
+            "engineModelName": self._engine_model_name(self.common.labels[self.id]),
+            "health": self._health(),
+            "lifecycle": {"connectTimeout": f"{max(SHORTEST_START, 120 if start is None else start)}s"}
+            | self._timeouts(),
+            "scheduling": self._scheduling(),
+            "concurrency": self._concurrency(),
+            "description": self._fill("description"),
+            "capabilities": self._capabilities(),
+            "metadata": self._metadata(),
+            "loading": self._loading(),
+            "unlisted": self.reader.flag(self._at("unlisted"), default=False),
+            "filters": self._filters(),
+        }
+        unused = [
+            key
+            for key in ("cmdStop", "env", "ttl", "unloadTimeout", "sleepEndpoints", "wakeEndpoints")
+            if self.reader.get(self._at(key))
+        ]
+        if unused:
+            self._changed(
+                ", ".join(unused), "left out: hotseat does not start, stop or put to sleep what runs elsewhere"
+            )
+        return self._finish(spec)
 
     def _at(self, *path: str | int) -> Path:
         return ("models", self.id, *path)
@@ -249,9 +317,36 @@ class ModelImport:
                 self.reader.problem("is missing: the command that serves the model", self._at("cmd"))
             return EngineMapping("custom")
         engine = engine_of(words, late, plain=self._is_plain())
+        if is_windows(self.macros.fill(self.reader.text(self._at("cmd")))):
+            self._changed(
+                "cmd", "it has paths of Windows, which are kept; hotseat runs on Linux, where D:\\x may be /mnt/d/x"
+            )
         if engine.name == "llamacpp":
             self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias")
         return engine
+
+    def _engine_key(self, engine: EngineMapping, env: list[Json]) -> Json:
+        """Return the key that the engine wants, as its command, its variables or hotseat's say."""
+        words = [*engine.command, *engine.args]
+        for word, following in pairwise([*words, ""]):
+            flag, equals, value = word.partition("=")
+            value = value if equals else following
+            if flag == "--api-key-file" and value:
+                self._changed("cmd", "engineKey.file is the file of --api-key-file, which must have one key only")
+                return {"file": value}
+            if flag != "--api-key" or not value:
+                continue
+            if late := re.fullmatch(r"\{env:(.*)\}", value):
+                return {"env": late[1]}
+            better = "better is a variable (engineKey.env) or a file (engineKey.file)"
+            self._changed("cmd", f"engineKey has the key of --api-key in plain text, as cmd has; {better}")
+            return {"value": value.replace("{{", "{").replace("}}", "}").split(",")[0]}
+        for variable in env:
+            if variable["name"] in _KEY_VARIABLES:
+                self._changed("env", f"engineKey has {variable['name']} in plain text, as env has")
+                return {"value": variable["value"].split(",")[0]}
+        own = (entry.partition("=")[0] for entry in self.reader.texts(self._at("env")) if ENVIRONMENT.search(entry))
+        return next(({"env": name} for name in own if name in _KEY_VARIABLES), {})
 
     def _is_plain(self) -> bool:
         """Whether the model listens on ${PORT} of this machine."""
@@ -313,7 +408,7 @@ class ModelImport:
     def _odd_proxy(self, address: str, shown: str) -> None:
         url = urlsplit(address or "http://localhost")
         if url.hostname not in LOOPBACK or url.scheme != "http" or url.path not in ("", "/"):
-            text = f"{shown}: hotseat sends requests to http://127.0.0.1:PORT; use engine external for another server"
+            text = f"{without_password(shown)}: hotseat sends requests to http://127.0.0.1:PORT; use engine external for another server"
             self._no_equivalent("proxy", text)
 
     def _health(self) -> Json:
@@ -348,9 +443,26 @@ class ModelImport:
             lifecycle["stopTimeout"] = f"{stop}s"
         if self.id in self.common.preload:
             lifecycle["preload"] = True
+        lifecycle |= self._timeouts()
         parked, notes = sleep_calls(self.reader, self._at(), self.macros)
         self.notes += notes
         return lifecycle | parked
+
+    def _timeouts(self) -> Json:
+        stated = self.reader.mapping(self._at("timeouts"))
+        if lost := {key: value for key, value in stated.items() if key != "responseHeader"}:
+            self._no_equivalent(
+                "timeouts", f"{compact(lost)}: hotseat's own connections to engines have no such settings"
+            )
+        limit = self.reader.number(self._at("timeouts", "responseHeader"))
+        return {"responseStartTimeout": f"{limit}s"} if limit else {}
+
+    def _capabilities(self) -> list[str]:
+        """Return the kinds of requests, where they are known for sure. What else is stated is kept as metadata."""
+        stated = self.reader.mapping(self._at("capabilities"))
+        if stated:
+            self._changed("capabilities", "they are kept in spec.metadata; spec.capabilities has the kinds of requests")
+        return [Capability.RERANK.value] if stated.get("reranker") is True else []
 
     def _scheduling(self) -> Json:
         wanted = self.common.priorities.get(self.id, 0)
@@ -379,7 +491,6 @@ class ModelImport:
                 self._no_equivalent(
                     "aliases", f"{compact(alias)}: an alias has no title of its own and is listed with its Model"
                 )
-        wanted += [self.macros.fill(key) for key in self.reader.mapping(self._at("filters", "setParamsByID"))]
         wanted += self.common.more_names.get(self.id, [])
         names = list(dict.fromkeys((self.id, *(self.macros.fill(it) for it in wanted[1:]))))
         if name != self.id:
@@ -405,27 +516,20 @@ class ModelImport:
         title = self._fill("name")
         if title:
             self._changed("name", "it becomes spec.metadata.name")
-        return ({"name": title} if title else {}) | found
+        capabilities = self.reader.mapping(self._at("capabilities"))
+        return ({"name": title} if title else {}) | ({"capabilities": capabilities} if capabilities else {}) | found
+
+    def _filters(self) -> Json:
+        filters, notes = parameter_filters(self.reader, self._at("filters"), self.macros)
+        self.notes += notes
+        return filters
 
     # What is lost -----------------------------------------------------------------------------------------------------
 
-    def _filters(self) -> None:
-        texts = {
-            "stripParams": "requests are passed on unchanged",
-            "strip_params": "requests are passed on unchanged",
-            "setParams": "requests are passed on unchanged",
-            "setParamsByID": "its keys are names of the Model, but set no parameters",
-        }
-        for key, value in self.reader.mapping(self._at("filters")).items():
-            shown = compact(self.macros.fill_all(value))
-            self._no_equivalent(f"filters.{key}", f"{shown}: {texts.get(key, 'not known to this importer')}")
-
     def _lost(self) -> None:
-        for key, value in self.reader.mapping(self._at()).items():
-            if key in MODEL_LOST:
-                self._no_equivalent(key, f"{compact(value)}: {MODEL_LOST[key]}")
-            elif key not in MODEL_KEYS:
-                self._no_equivalent(key, "not known to this importer")
+        for key in self.reader.mapping(self._at()):
+            if key not in MODEL_KEYS:
+                self._no_equivalent(key, self.reader.unknown(self._at(key), MODEL_KEYS))
 
 
 def _is_variable(name: str) -> bool:

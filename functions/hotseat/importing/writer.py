@@ -9,14 +9,15 @@ from typing import Any
 
 import yaml
 
-from hotseat.api.types import Json
+from hotseat.api.types import API_VERSION, Json
+from hotseat.api.workspace import DEFAULT_WORKSPACE
 
 WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note on one field of the configuration. `kind` is `changed` or `no equivalent`."""
+    """A note on one field of the configuration. `kind` is `changed`, `assumed` or `no equivalent`."""
 
     kind: str
     field: str
@@ -43,6 +44,24 @@ class Imported:
     text: str
     notes: tuple[tuple[str, Note], ...]
     models: int
+
+
+def model_draft(name: str, spec: Json, origin: str, notes: Sequence[Note] = ()) -> Draft:
+    """Return a Model without the fields that are empty."""
+    kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
+    return Draft({"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": kept}, origin, notes)
+
+
+HEAD = "Changed settings, settings without an equivalent, and what was assumed, are listed above each document. See docs/moving.md."
+
+
+def documents(
+    file: str, models: Sequence[Draft], spec: Json, notes: Sequence[Note] = (), *, name: str = DEFAULT_WORKSPACE
+) -> Imported:
+    """Return a Workspace with the Models that share it."""
+    space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": name}, "spec": spec}
+    workspace = Draft(space, "Which models can be resident together, and settings for all models", notes)
+    return write((f"Made by `hotseat import` from {file}.", HEAD, ""), [workspace, *models])
 
 
 def write(head: Sequence[str], drafts: Sequence[Draft]) -> Imported:

@@ -211,7 +211,7 @@ def client_keys(router: Component, service: Json | None, secret: Json | None, na
     local = f"kubectl -n {namespace} label ksvc {router.name} networking.knative.dev/visibility=cluster-local"
     hide = local if router.public else f"make Service {router.name} a ClusterIP"
     why = "anybody who reaches it may use the models"
-    return advice(subject, seen, why, f"{mount}{make}, and restart the router; or {hide}")
+    return advice(subject, seen, why, f"{mount}{make}; or {hide}")
 
 
 def admin_routes(router: Component, service: Json | None) -> Finding:

@@ -5,17 +5,18 @@ in another image, for which the command is made here. Paths and variables of the
 part of it.
 """
 
+import contextlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hotseat.api.model import Capability, FetchBy, Model
+from hotseat.api.model import FetchBy, Model
 from hotseat.api.types import Json
-from hotseat.engines import vllm
-from hotseat.engines.base import Engine, EngineError, Placement, is_remote, load_engine
+from hotseat.engines.base import Engine, EngineError, Placement, RunsInImage, is_remote, load_engine
+from hotseat.engines.placeholders import filled
+from hotseat.engines.repositories import is_repository
 from hotseat.kube.constants import (
     CACHE,
     CACHE_VARIABLE,
@@ -30,10 +31,6 @@ from hotseat.sources.base import entry
 
 CONTAINER: Final = "engine"  # its name, by which a podTemplate is merged
 OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.engine_entrypoint")
-# Default images of engines that hotseat's own image does not contain.
-IMAGES: Final[Mapping[str, str]] = {"vllm": vllm.IMAGE}
-# Engines that can run in images without hotseat, because their command is made here.
-_WITHOUT_HOTSEAT: Final = ("custom", "llamacpp", "vllm")
 # Engines that use no GPU in any image.
 _WITHOUT_GPU: Final = ("external", "mock")
 # Words in the names of images for GPUs, such as hotseat:1.0-cuda.
@@ -41,7 +38,6 @@ _GPU_WORDS: Final = ("cuda", "rocm", "vulkan", "musa", "sycl", "intel", "xpu", "
 # Ports of Knative's sidecar. Knative rejects containers with one of them.
 SIDECAR_PORTS: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
 _MAX_CONCURRENCY: Final = 1000  # of Knative; the router enforces the Model's own limit in any case
-_ENV_FIELD: Final = re.compile(r"\{\{|\}\}|\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class CannotMake(ValueError):
@@ -59,6 +55,7 @@ class Program:
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the Model, with their placeholders filled in
 
 
 def needs_fetch(model: Model) -> bool:
@@ -88,23 +85,41 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     """
     engine = engine_of(model)
     port = model.spec.port or PORT
-    image = model.spec.image or IMAGES.get(engine.name)
+    image = model.spec.image or _default_image(engine, model)
     health_path = model.spec.health.path or engine.health_path(model)
-    if image is None or engine.name not in _WITHOUT_HOTSEAT:
-        return Program(image or settings.image, port, health_path, own=True, command=OWN_COMMAND, env=_own_env(model))
-    placement = Placement("0.0.0.0", port, weights_path(model, weights))  # noqa: S104 - inside its pod
+    placement = Placement(
+        "0.0.0.0",  # noqa: S104 - inside its pod
+        port,
+        weights_path(model, weights),
+        adapters=tuple(_adapter_path(model, each.source) for each in model.spec.loras),
+        cache=CACHE,
+    )
+    ready = filled(model, placement, lambda name: f"$({name})")
+    variables = {variable.name: variable.value for variable in ready.spec.env}
+    if image is None or not isinstance(engine, RunsInImage):
+        own = _own_env(model)
+        return Program(image or settings.image, port, health_path, True, OWN_COMMAND, env=own, variables=variables)
     try:
-        command, args = _command(model, engine, placement)
+        runs = engine.container(ready, placement)
     except EngineError as problem:
         raise CannotMake(str(problem)) from problem
-    return Program(image, port, health_path, own=False, command=command, args=args, env=_CACHES)
+    env = {**_CACHES, **runs.env}
+    return Program(
+        image, port, health_path, own=False, command=runs.command, args=runs.args, env=env, variables=variables
+    )
+
+
+def _default_image(engine: Engine, model: Model) -> str | None:
+    return engine.image(model) if isinstance(engine, RunsInImage) else None
 
 
 def cpu_image(model: Model, settings: ClusterSettings) -> str:
     """Return why the engine of a Model with GPUs computes on the CPU, or "" if it does not, as far as its image's name tells."""
     spec = model.spec
-    own = spec.image is None and spec.engine not in IMAGES and not _engine_image(model)
-    if not own or spec.engine in _WITHOUT_GPU or not spec.resources.gpus or not settings.gpu_resource:
+    image = spec.image or _engine_image(model)
+    with contextlib.suppress(KeyError):  # of an engine that is not installed here
+        image = image or _default_image(load_engine(spec.engine), model)
+    if image is not None or spec.engine in _WITHOUT_GPU or not spec.resources.gpus or not settings.gpu_resource:
         return ""
     return cpu_image_message(spec.engine, spec.resources.gpus, settings.image)
 
@@ -143,16 +158,36 @@ def weights_path(model: Model, weights: str | None) -> str | None:
     return weights or str(entry(source, Path(CACHE)))
 
 
+def _adapter_path(model: Model, source: str) -> str:
+    """Return the path of a LoRA adapter in the container, or the repository that the engine fetches itself."""
+    if source.startswith("pvc://"):
+        claim, _, path = source.removeprefix("pvc://").partition("/")
+        if (model.spec.source or "").startswith(f"pvc://{claim}/"):
+            return f"{WEIGHTS}/{path}"
+    elif not is_remote(source):
+        path = source.removeprefix("file://")
+        if path.startswith("/"):
+            return path
+    elif is_repository(source) and "@" not in source:
+        return source.removeprefix("hf://").rstrip("/")
+    raise CannotMake(
+        f"the source of a LoRA adapter is {source}; on a cluster it can be hf://org/repo, a path that begins with / in the image, or a "
+        "path on the claim of spec.source (pvc://claim/path)"
+    )
+
+
 def container_of(model: Model, program: Program, settings: ClusterSettings, mounts: list[Json]) -> Json:
     """Return the engine's container of a pod."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
     env |= program.env
-    env |= {variable.name: variable.value for variable in model.spec.env}
+    env |= program.variables
+    # A kubelet puts a variable into others that follow it.
+    variables = sorted(env.items(), key=lambda variable: ("$(" in variable[1], variable[0]))
     container: Json = {
         "name": CONTAINER,
         "image": program.image,
         "ports": [{"containerPort": program.port}],
-        "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
+        "env": [*({"name": name, "value": value} for name, value in variables), *_key_env(model, env)],
         "resources": _resources(model, settings),
         # A failure does not stop requests, which go to the pod directly. A busy engine may not
         # answer for a while.
@@ -173,6 +208,18 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
     if model.spec.credentials:
         container["envFrom"] = [{"secretRef": {"name": model.spec.credentials}}]
     return container
+
+
+def _key_env(model: Model, env: Mapping[str, str]) -> list[Json]:
+    """Return the variable with the key of the engine. A variable or file of the router is not known here: the pod must have its own."""
+    key, variable = model.spec.engine_key, getattr(engine_of(model), "key_variable", "")
+    if key is None or not variable or variable in env:
+        return []
+    if key.value is not None:
+        return [{"name": variable, "value": key.value}]
+    if key.secret is not None:
+        return [{"name": variable, "valueFrom": {"secretKeyRef": {"name": key.secret.name, "key": key.secret.key}}}]
+    return []
 
 
 def concurrency_of(model: Model) -> int:
@@ -247,49 +294,6 @@ def _own_env(model: Model) -> dict[str, str]:
     if model.spec.source and model.spec.source.startswith("pvc://"):
         env[WEIGHTS_VARIABLE] = str(weights_path(model, None))
     return env
-
-
-def _command(model: Model, engine: Engine, placement: Placement) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the command and the args of a container whose image is not hotseat's."""
-    if engine.name == "vllm":
-        return vllm.command_line(model, placement), ()
-    if engine.name == "llamacpp":
-        return model.spec.command, _llamacpp(model, placement)
-    return engine.launch(_with_late_variables(model), placement).argv, ()
-
-
-def _llamacpp(model: Model, placement: Placement) -> tuple[str, ...]:
-    args = _llamacpp_weights(model, placement)
-    args += ["--host", placement.host, "--port", str(placement.port), "--alias", model.engine_model_name]
-    if Capability.EMBEDDING in model.spec.capabilities:
-        args.append("--embeddings")
-    if Capability.RERANK in model.spec.capabilities:
-        args.append("--reranking")
-    return (*args, *model.spec.args)
-
-
-def _llamacpp_weights(model: Model, placement: Placement) -> list[str]:
-    """Return the flags for the file, or for the download by llama.cpp itself."""
-    source = model.spec.source or ""
-    if placement.weights:
-        return ["--model", placement.weights]
-    if source.startswith(("https://", "http://")):
-        return ["--model-url", source.partition("#")[0]]
-    if match := re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]+\.gguf)", source):
-        return ["--hf-repo", match[1], "--hf-file", match[2]]
-    raise CannotMake(
-        f"source is {source}: llama.cpp can fetch only hf://org/repo/file.gguf and https:// itself; use cache.fetchBy: Job"
-    )
-
-
-def _with_late_variables(model: Model) -> Model:
-    """Turn `{env:NAME}` into `$(NAME)` for the kubelet, so that the switcher's own environment is not used."""
-
-    def convert(texts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_ENV_FIELD.sub(lambda match: f"$({match[1]})" if match[1] else match[0], text) for text in texts)
-
-    spec = model.spec.model_copy(update={"command": convert(model.spec.command), "args": convert(model.spec.args)})
-    return model.model_copy(update={"spec": spec})
 
 
 def _resources(model: Model, settings: ClusterSettings) -> Json:

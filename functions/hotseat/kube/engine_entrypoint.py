@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from hotseat.api.model import FetchBy, Model
 from hotseat.engines.base import Engine, EngineError, Launch, Placement, is_remote, load_engine, prompt_saver
+from hotseat.engines.placeholders import filled
 from hotseat.kube.constants import (
     CACHE,
     CACHE_VARIABLE,
@@ -48,6 +49,7 @@ def launch_of(environment: Mapping[str, str]) -> Launch:
         weights = str(_weights(model, cache))
     prompts = _prompts(model, engine, cache, weights, environment.get(PROMPTS_VARIABLE, ""))
     placement = Placement("0.0.0.0", model.spec.port or PORT, weights, prompts)  # noqa: S104 - inside its pod
+    model = filled(model, placement)
     launch = engine.launch(model, placement)
     own = {variable.name: variable.value for variable in model.spec.env}
     return Launch(launch.argv, {**environment, **launch.env, **own})

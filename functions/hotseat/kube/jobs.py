@@ -285,7 +285,7 @@ def _fetch_container(model: Model, settings: ClusterSettings) -> Json:
         "image": settings.image,
         "command": [*command, "--cache", CACHE, "--termination-log", TERMINATION_LOG],
         "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
-        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
         "securityContext": security_context(read_only=True),
         "volumeMounts": [{"name": "cache", "mountPath": CACHE}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }

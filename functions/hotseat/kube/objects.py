@@ -162,7 +162,7 @@ def claim_name(model: Model) -> str | None:
     if cache.existing_claim:
         return cache.existing_claim
     persistent = is_remote(model.spec.source) or cache.size is not None or cache.storage_class is not None
-    return f"{model.name}-cache" if persistent and model.spec.url is None else None
+    return f"{model.name}-cache" if persistent and not model.is_external else None
 
 
 def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
@@ -189,7 +189,7 @@ def unkept_prompts(model: Model, settings: ClusterSettings) -> str | None:
 
     None: its Workspace does not ask for that, or its engine saves none. Raise CannotMake if the Model is invalid.
     """
-    if settings.keep_prompts is None or model.spec.url is not None or prompt_saver(engine_of(model), model) is None:
+    if settings.keep_prompts is None or model.is_external or prompt_saver(engine_of(model), model) is None:
         return None
     if not (program := program_of(model, settings, None)).own:
         return f"its image {program.image} is not hotseat's, whose entry point prepares the directory for them"
@@ -211,7 +211,7 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the
     Model is invalid.
     """
-    if model.spec.url is not None:
+    if model.is_external:
         return None
     program = _program(model, settings, uid, weights)
     if program.port in SIDECAR_PORTS:
@@ -234,7 +234,7 @@ def deployment_of(
     `weights`: their path in the cache, from the fetch Job. `scaled_by`: value of that label of the
     Deployment and its pods. Raise CannotMake or MergeError if the Model is invalid.
     """
-    if model.spec.url is not None:
+    if model.is_external:
         return None
     template = _pod_template(model, settings, _program(model, settings, uid, weights))
     scaler = {SCALED_BY: scaled_by} if scaled_by else {}
@@ -259,7 +259,7 @@ def deployment_of(
 
 def headless_service_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     """Return the headless Service that gives a Deployment's pod a name; None for a server that runs elsewhere."""
-    if model.spec.url is not None:
+    if model.is_external:
         return None
     service = _object(CORE_SERVICES.api, CORE_SERVICES.kind, model.name, model, settings)
     service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
@@ -273,7 +273,7 @@ def scaled_object_of(model: Model, settings: ClusterSettings, uid: str) -> Json 
     KEDA asks the switcher at each poll whether the Model has a place, and the switcher tells it at
     once when it gets one. A Model without a place is paused at zero, which is the runtime's to write.
     """
-    if model.spec.url is not None:
+    if model.is_external:
         return None
     metadata = {
         "scalerAddress": settings.scaler_address.replace("{namespace}", settings.namespace),
@@ -306,7 +306,7 @@ def foreign_images(model: Model, settings: ClusterSettings) -> list[str]:
 
     Raise CannotMake or MergeError if the Model is invalid.
     """
-    if model.spec.url is not None:
+    if model.is_external:
         return []
     pod = _template(model, settings, program_of(model, settings, None))["spec"]
     containers = [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]

@@ -7,11 +7,14 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import product
 from typing import Protocol
 
-from hotseat.api.model import PINNED, Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import PINNED, Model
 from hotseat.api.units import format_bytes
+from hotseat.api.wildcards import Wildcards
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import schedule_windows as windows
 from hotseat.manifests.entries import Entry
+from hotseat.manifests.name_checks import check_names
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
@@ -60,7 +63,9 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     yield from models_without_group(models, workspaces, workspace_names)
     yield from _oversized(models, workspaces, workspace_names)
     owners = {name: entry for entry in models for name, _ in _names(entry)}
-    yield from check_fallbacks(owners, complete=complete)
+    closed = not any(entry.get("spec", "peers") for entry in workspaces)  # models of peers are not known here
+    yield from check_fallbacks(owners, complete=complete and closed)
+    yield from check_names(workspaces, owners, complete=complete and closed)
     yield from _lifecycles(models)
     yield from _duplicate_gpus(workspaces)
 
@@ -119,6 +124,16 @@ def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if isinstance(name, str):
             yield name, ("spec", "names", index)
+    adapters = entry.get("spec", "loras")
+    adapted: list[str] = []
+    for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
+        if isinstance(adapter, dict) and isinstance(adapter.get("name"), str):
+            adapted.append(adapter["name"])
+            yield adapter["name"], ("spec", "loras", index, "name")
+    by_name = entry.get("spec", "filters", "byName")
+    for name in by_name if isinstance(by_name, dict) else ():
+        if isinstance(name, str) and name not in (*_texts(names), *adapted):
+            yield name, ("spec", "filters", "byName", name)
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:
@@ -330,12 +345,13 @@ _PATH = ("spec", "fallback", "model")
 def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[Problem]:
     """Yield problems of fallbacks. `owners` has the Models by all their names. If not `complete`, there may be others."""
     reported: set[int] = set()  # Models of cycles that are reported
+    wildcards = Wildcards(owners)
     for entry in _once(owners):
         wanted = entry.get(*_PATH)
         if not isinstance(wanted, str):
             continue
         if wanted not in owners:
-            if complete:
+            if complete and wildcards.find(wanted) is None:
                 more = ", ".join(sorted(owners))
                 hint = did_you_mean(wanted, owners)
                 yield entry.problem("no Model has this name", _PATH, found=shown(wanted), allowed=more, hint=hint)

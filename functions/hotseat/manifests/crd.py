@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from hotseat.api.engine_access import OWN_HEADERS, UPSTREAM_URL
+from hotseat.api.filters import PROTECTED
 from hotseat.api.model import DOCUMENTS, SOURCE_SCHEMES
 from hotseat.api.types import API_VERSION, Document, Json
 from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
@@ -19,7 +21,19 @@ _COUNTED = "!has(self.capacity) || !has(self.capacity.counted) || self.capacity.
 _GROUPS_OF_NAME = "self.filter(each, has(each.members) && name in each.members)"
 _FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
 
+_HEADERS_OF_NAME = "self.headers.filter(it, it.name.lowerAscii() == one.name.lowerAscii())"
+_HEADER_IS_NOT_THE_KEYS = (
+    "(!has(self.engineKey) || !self.headers.exists(it, it.name.lowerAscii() == self.engineKey.header.lowerAscii()))"
+)
+
 Rule = tuple[str, str]  # CEL expression, message
+
+# Of all parts that are secret values.
+_ONE_SOURCE: Rule = (
+    "[has(self.value), has(self.env), has(self.file), has(self.secret)].filter(it, it).size() == 1",
+    "exactly one of value, env, file and secret must be set",
+)
+_OWN_HEADER: Rule = (f"!self.matches(r'^(?i:{'|'.join(OWN_HEADERS)})$')", "is set by hotseat itself")
 
 
 def for_engine(name: str, rule: str) -> str:
@@ -32,9 +46,14 @@ def each(field: str, pattern: str, *, matches: bool) -> str:
     return f"!has(self.{field}) || self.{field}.all(text, {'' if matches else '!'}text.matches(r'{pattern}'))"
 
 
+def _used(name: str, *, macros: bool = False) -> str:
+    """Return a pattern of a field in braces, or with `macros` of any macro: what is in that is known to the Workspace only."""
+    return r"(\{" + name + r"\}|\$\{[^{}]+\})" if macros else r"\{" + name + r"\}"
+
+
 def any_uses(name: str) -> str:
-    """Return a test whether command or args contain a field in braces. Doubled braces are literal."""
-    pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*\{" + name + r"\}"
+    """Return a test whether command or args contain a field in braces, of which `name` is the pattern. Doubled braces are literal."""
+    pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*" + name
     return " || ".join(
         f"(has(self.{field}) && self.{field}.exists(text, text.matches(r'{pattern}')))" for field in ("command", "args")
     )
@@ -49,26 +68,61 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("llamacpp", "has(self.source)"), "engine llamacpp needs source"
     taken = "^(-m|--model|--host|--port)(=|$)"
     yield for_engine("llamacpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
-    yield for_engine("vllm", "has(self.source)"), "engine vllm needs source"
-    taken = "^--(host|port|model|served[-_]model[-_]name)(=|$)"
-    yield for_engine("vllm", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
-    readable = "!has(self.source) || !self.source.startsWith('ollama://')"
-    yield for_engine("vllm", readable), "engine vllm cannot read ollama://; use hf://org/repo"
-    here = "!has(self.source) || !self.source.contains('://') || self.source.matches(r'^(file|pvc)://')"
-    whole = r"self.source.matches(r'^hf://[^/@]+/[^/@]+/?(@[^/]+)?$')"
-    itself = f"self.cache.fetchBy != 'Engine' || {here} || {whole}"
-    yield for_engine("vllm", itself), "cache.fetchBy is Engine, but vllm fetches whole repositories only"
+    others = "^(-mu|--model-url|-hfr?|--hf-repo|-hff|--hf-file|-dr|--docker-repo)(=|$)"
+    yield (
+        for_engine("llamacpp", each("args", others, matches=False)),
+        f"args names a model, for which source is: {others}",
+    )
+    router = "^--(models-(dir|preset|max|autoload)|no-models-autoload)(=|$)"
+    yield (
+        for_engine("llamacpp", each("args", router, matches=False)),
+        f"args has flags of llama-server's router: {router}",
+    )
+    own = {
+        "vllm": "host|port|model|served[-_]model[-_]name",
+        "sglang": "host|port|model|model[-_]path|served[-_]model[-_]name",
+        "tgi": "hostname|port|model[-_]id|revision|shard[-_]uds[-_]path",
+        "tei": "hostname|port|model[-_]id|revision|uds[-_]path",
+    }
+    for name, flags in own.items():  # engines of repositories
+        yield for_engine(name, "has(self.source)"), f"engine {name} needs source"
+        taken = f"^(--({flags})|-p)(=|$)" if name in ("tgi", "tei") else f"^--({flags})(=|$)"
+        yield for_engine(name, each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
+        readable = "!has(self.source) || !self.source.startsWith('ollama://')"
+        yield for_engine(name, readable), f"engine {name} cannot read ollama://; use hf://org/repo"
+        here = "!has(self.source) || !self.source.contains('://') || self.source.matches(r'^(file|pvc)://')"
+        whole = r"self.source.matches(r'^hf://[^/@]+/[^/@]+/?(@[^/]+)?$')"
+        itself = f"self.cache.fetchBy != 'Engine' || {here} || {whole}"
+        yield for_engine(name, itself), f"cache.fetchBy is Engine, but {name} fetches whole repositories only"
+    stored = "has(self.source) && self.source.startsWith('ollama://')"
+    yield for_engine("ollama", stored), "engine ollama needs source: ollama://NAME[:TAG]"
+    for field in ("args", "engineModelName"):
+        nothing = f"!has(self.{field}) || size(self.{field}) == 0"
+        yield for_engine("ollama", nothing), f"{field} has no meaning for engine ollama"
+    yield for_engine("ollama", "self.scheduling.replicas == 1"), "engine ollama cannot have scheduling.replicas"
+    yield for_engine("whispercpp", "has(self.source)"), "engine whispercpp needs source"
+    taken = "^(-m|--model|--host|--port|--inference[-_]path|--request[-_]path)(=|$)"
+    yield for_engine("whispercpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
     split = "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || self.resources.gpus == 0"
     fits = f"{split} || self.vllm.tensorParallelSize <= self.resources.gpus"
     yield for_engine("vllm", fits), "vllm.tensorParallelSize is more than resources.gpus"
-    for name in ("llamacpp", "custom", "external"):
+    level = (
+        "self.lifecycle.release != 'Park' || !has(self.vllm) || !has(self.vllm.sleepLevel) || self.vllm.sleepLevel != 2"
+    )
+    wakes = f"!has(self.loras) || size(self.loras) == 0 || {level}"
+    yield for_engine("vllm", wakes), "vllm.sleepLevel is 2, from which vLLM does not wake with LoRA adapters"
+    for name in ("llamacpp", "tgi", "tei", "ollama", "whispercpp", "custom", "external"):
         sleeps = "self.lifecycle.release != 'Park' || (has(self.lifecycle.sleep) && size(self.lifecycle.sleep) > 0)"
         yield (
             for_engine(name, sleeps),
             f"lifecycle.release is Park, but engine {name} cannot sleep; state lifecycle.sleep and wake",
         )
-    plain = r"!has(self.url) || self.url.matches(r'^http://[^/]+/?$')"
-    yield for_engine("external", plain), "url of engine external must be http://HOST:PORT"
+    plain = rf"!has(self.url) || self.url.matches(r'^{UPSTREAM_URL}$')"
+    yield for_engine("external", plain), "url has a form that is not allowed"
+    secure = "!has(self.tls) || !has(self.url) || self.url.startsWith('https://')"
+    yield for_engine("external", secure), "tls is set, but url does not begin with https://"
+    others = each("failoverUrls", f"^{UPSTREAM_URL}$", matches=True)
+    yield for_engine("external", others), "failoverUrls has a URL of a form that is not allowed"
     for field in ("command", "args", "env"):
         nothing = f"!has(self.{field}) || size(self.{field}) == 0"
         yield for_engine("external", nothing), f"engine external starts nothing, so {field} has no meaning"
@@ -78,12 +132,31 @@ def _engines() -> Iterator[Rule]:
             f"engine external starts nothing, so {field} has no meaning",
         )
     for field in ("command", "args"):
-        pattern = r"^([^{}]|\{\{|\}\}|" + _FIELD + ")*$"
+        pattern = r"^([^{}]|\{\{|\}\}|\$\{[^{}]*\}|" + _FIELD + ")*$"
         message = f"{field}: fields are {{port}}, {{host}}, {{model}}, {{name}}, {{source}}, {{env:NAME}}; double other braces"
         yield for_engine("custom", each(field, pattern, matches=True)), message
-    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but source is not set"
-    listens = f"has(self.port) || {any_uses('port')}"
+    yield (
+        for_engine("custom", f"has(self.source) || !({any_uses(_used('model'))})"),
+        "{model} is used, but source is not set",
+    )
+    listens = f"has(self.port) || {any_uses(_used('port', macros=True))}"
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
+
+
+_SOURCE: tuple[Rule, ...] = (
+    (r"self.matches(r'\S')", "source is empty"),
+    (
+        rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
+        f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
+    ),
+    (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
+)
+
+
+def _unprotected() -> tuple[Rule, ...]:
+    """Return the rule for names of parameters. An API server cannot see the keys of free objects: the switcher checks those."""
+    rule = f"self.all(name, name != '{PROTECTED}' && !name.startsWith('{PROTECTED}.'))"
+    return ((rule, "the parameter model is set by hotseat itself: use engineModelName"),)
 
 
 # By class and field, or "" for the class itself. `self` is the value with the rule. Each rule corresponds to a check in
@@ -91,28 +164,49 @@ def _engines() -> Iterator[Rule]:
 # packages are checked by the switcher only.
 RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ("ModelSpec", ""): (
-        ("self.engine != 'external' || has(self.url)", "engine external needs url"),
+        ("self.engine != 'external' || has(self.url) || has(self.mockResponse)", "engine external needs url"),
+        ("self.engine == 'external' || !has(self.mockResponse)", "mockResponse is for engine external only"),
+        (
+            "self.engine == 'external' || !has(self.allowMockResponse) || !self.allowMockResponse",
+            "allowMockResponse is for engine external only",
+        ),
+        ("self.engine == 'external' || !has(self.tls)", "tls is for engine external only"),
+        (
+            f"!has(self.headers) || (self.headers.all(one, {_HEADERS_OF_NAME}.size() == 1) && {_HEADER_IS_NOT_THE_KEYS})",
+            "is set twice, by headers or engineKey",
+        ),
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
+        (
+            "self.engine == 'external' || !has(self.failoverUrls) || size(self.failoverUrls) == 0",
+            "failoverUrls is for engine external only",
+        ),
+        ("self.engine == 'external' || !has(self.retries)", "retries is for engine external only"),
+        ("self.engine == 'external' || !has(self.circuitBreaker)", "circuitBreaker is for engine external only"),
         (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
         ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
+        ("self.engine == 'vllm' || !has(self.loras) || size(self.loras) == 0", "loras is for engine vllm only"),
+        (
+            "!has(self.loras) || !has(self.names) || !self.loras.exists(each, each.name in self.names)",
+            "loras has a name that names has too",
+        ),
         ("self.scheduling.replicas == 1 || !has(self.port)", "replicas cannot share a fixed port: leave port out"),
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
     ),
+    ("ParameterFilter", "strip"): _unprotected(),
+    ("Filters", "strip"): _unprotected(),
+    ("EngineKey", ""): (_ONE_SOURCE,),
+    ("EngineKey", "header"): (_OWN_HEADER,),
+    ("EngineHeader", ""): (_ONE_SOURCE,),
+    ("EngineHeader", "name"): (_OWN_HEADER,),
     ("Lifecycle", ""): (
         (
             "(has(self.sleep) && size(self.sleep) > 0) == (has(self.wake) && size(self.wake) > 0)",
             "sleep and wake go together",
         ),
     ),
-    ("ModelSpec", "source"): (
-        (r"self.matches(r'\S')", "source is empty"),
-        (
-            rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
-            f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
-        ),
-        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
-    ),
+    ("ModelSpec", "source"): _SOURCE,
+    ("LoraAdapter", "source"): _SOURCE,
     ("Cache", ""): (
         (
             "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClass))",
@@ -131,10 +225,24 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
             "returnToDefault needs defaultModel",
         ),
+        (
+            "!has(self.activeProfile) || (has(self.profiles) && self.activeProfile in self.profiles)",
+            "activeProfile is not in profiles",
+        ),
         (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
         (
             f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
             "capacity.counted is false, so groups or sets are required",
+        ),
+    ),
+    ("VirtualModel", ""): (
+        (
+            "self.strategy == 'Weight' || self.members.all(each, !has(each.weight))",
+            "weight is for strategy Weight only",
+        ),
+        (
+            "self.strategy == 'Spillover' || self.members.all(each, !has(each.maxRequests))",
+            "maxRequests is for strategy Spillover only",
         ),
     ),
     ("WorkspaceSpec", "groups"): (
@@ -182,6 +290,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
     ("ModelSpec", "names"): {"x-kubernetes-list-type": "set"},
     ("CapacitySpec", "devices"): {"x-kubernetes-list-type": "set"},
     ("ModelSpec", "env"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    ("ModelSpec", "loras"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     # No default: a Model without a Workspace belongs to the only Workspace.
     ("ModelSpec", "workspace"): {"default": None},
     ("ModelSpec", "podTemplate"): {
@@ -192,6 +301,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
         },
     },
     ("ModelGroup", "members"): {"x-kubernetes-list-type": "set"},
+    ("WorkspaceSpec", "virtualModels"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("WorkspaceSpec", "groups"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("ModelStatusSchema", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ("WorkspaceStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
@@ -322,6 +432,9 @@ class _Structural:
             result["items"] = self._value(value["items"])
         if value.get("additionalProperties") is True:
             return {key: it for key, it in result.items() if key != "additionalProperties"} | {_FREE: True}
+        named = value.get("additionalProperties")
+        if isinstance(named, dict) and named.keys() & {"$ref", "additionalProperties"}:
+            result["additionalProperties"] = self._value(named)
         if value.get("type") == "string" and not value.keys() & {"pattern", "enum", "format"}:
             result["pattern"] = _TEXT
         return result
@@ -332,7 +445,7 @@ def _plain(value: Json) -> Json:
     return {
         key: it
         for key, it in value.items()
-        if key not in ("title", "const") and not (key == "default" and it in ("", None))
+        if key not in ("title", "const", "propertyNames") and not (key == "default" and it in ("", None))
     }
 
 

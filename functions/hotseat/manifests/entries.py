@@ -17,6 +17,7 @@ from hotseat.api.units import Unreadable
 from hotseat.api.workspace import Workspace
 from hotseat.manifests import schema as fields
 from hotseat.manifests.files import Text
+from hotseat.manifests.inheritance import inherit
 from hotseat.manifests.nodes import Tree
 from hotseat.manifests.problems import Path, Problem, did_you_mean, dotted, near, shown
 
@@ -33,6 +34,7 @@ class Entry:
     base: Path  # of the document in the tree: () or, in a List, ("items", 2)
     kind: str = ""
     document: Model | Workspace | None = None
+    inherits: "Entry | None" = None  # the Workspace, whose modelDefaults it has
 
     @property
     def name(self) -> str:
@@ -47,10 +49,20 @@ class Entry:
     def problem(
         self, message: str, path: Path, *, found: str = "", allowed: str = "", hint: str = "", at_key: bool = False
     ) -> Problem:
-        """Return a problem of a field, at the position of its value, or of its name with `at_key`."""
+        """Return a problem of a field, at the position of its value, or of its name with `at_key`.
+
+        That of an inherited field is one of its Workspace.
+        """
+        inherited: Path = ("spec", "modelDefaults", *path[1:])
+        if self.inherits and path[:1] == ("spec",) and not self.states(path) and self.inherits.states(inherited):
+            return self.inherits.problem(message, inherited, found=found, allowed=allowed, hint=hint, at_key=at_key)
         position = self.tree.key_position if at_key else self.tree.position
         line, column = position((*self.base, *path))
         return Problem(self.file, message, self.label, line, column, dotted(path), found, allowed, hint)
+
+    def states(self, path: Path) -> bool:
+        """Whether the document itself has a field."""
+        return (*self.base, *path) in self.tree.values
 
     def get(self, *path: str) -> Any:
         """Return the value of a field, of any type. None if it is not set."""
@@ -115,6 +127,8 @@ def _unknown_field(entry: Entry, path: Path) -> Problem:
 
 def _found(entry: Entry, path: Path, value: Any) -> str:
     """Return the value for a message, with the text of the file if YAML reads it as something else."""
+    if fields.is_secret(DOCUMENTS[entry.kind], path):
+        return "a value that is not shown"
     written = entry.tree.written((*entry.base, *path))
     text = shown(value)
     if not isinstance(value, int | float) or written is None or written == text:
@@ -142,6 +156,8 @@ def _suggestion(entry: Entry, detail: ErrorDetails, error: object) -> str:
     value, kind = detail["input"], detail["type"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     hint = ""
+    if fields.is_secret(DOCUMENTS[entry.kind], detail["loc"]):
+        return "put it in quotes" if number else ""
     if isinstance(error, Unreadable):
         hint = f"did you mean {value}s?" if number and "duration" in str(error) else _unit(str(value))
     elif kind.startswith("string") and (number or isinstance(value, bool)):
@@ -188,12 +204,12 @@ _ALLOWED = f"{' or '.join(DOCUMENTS)} of {API_VERSION}, or a List of them"
 
 
 def entries(tree: Tree, text: Text, index: int) -> Iterator[Entry | Problem]:
-    """Yield the documents of one YAML document (a List has several) and the problems of each."""
+    """Yield the documents of one YAML document (a List has several), not validated yet, and the problems of their kinds."""
     for base, data in _unpack(tree):
         label = f"document {index}" + "".join(f", item {step + 1}" for step in base if isinstance(step, int))
         if isinstance(data, dict):
             entry = Entry(text.name, text.folder, label, data, tree, base)
-            yield from _validate(entry)
+            yield from _name_kind(entry)
             yield entry
         elif not tree.problems:
             line, column = tree.position(base)
@@ -213,12 +229,27 @@ def _unpack(tree: Tree) -> Iterator[tuple[Path, Any]]:
         yield (), data
 
 
-def _validate(entry: Entry) -> Iterator[Problem]:
-    """Set the kind and the document of an entry, and yield its problems. `status` is ignored."""
+def _name_kind(entry: Entry) -> Iterator[Problem]:
     entry.kind, problems = _identify(entry)
     if entry.kind and entry.name:
         entry.label = f"{entry.kind}/{entry.name}"
     yield from (replace(problem, document=entry.label) for problem in problems)
+
+
+def inherit_from(entry: Entry, workspace: Entry | None, *, appended: bool = False) -> Iterator[Problem]:
+    """Let a Model inherit from its Workspace, and yield the problems of its placeholders. `appended`: see inheritance.py."""
+    spec, its = entry.get("spec"), workspace.get("spec") if workspace else {}
+    if not isinstance(spec, dict):
+        return
+    made, problems = inherit(spec, its if isinstance(its, dict) else {}, appended=appended)
+    entry.data, entry.inherits = {**entry.data, "spec": made}, workspace
+    for each in problems:
+        path: Path = ("spec", *each.path)
+        yield entry.problem(each.message, path, found=each.found, allowed=each.allowed, hint=each.hint)
+
+
+def validate(entry: Entry) -> Iterator[Problem]:
+    """Set the document of an entry, and yield its problems. `status` is ignored."""
     if not entry.kind:
         return
     data = {key: value for key, value in entry.data.items() if key != "status"}

@@ -4,6 +4,7 @@ PyYAML composes the nodes. Its constructor is not used, because it drops positio
 aliases without a limit. JSON is read as YAML, which it is except for tabs.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,27 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  # JSON has no dates
 _EXACT_INTEGER = 2**63
 _LONGEST_NUMBER = 100  # characters of a number in base 60 (`1:30`)
+
+
+def _as_in_yaml_1_2(loader: Any) -> Any:
+    """Return a loader class for which `on`, `off`, `yes`, `no` and `1:30` are texts, and `1e3` is a number."""
+    resolvers = {
+        first: [(tag, pattern) for tag, pattern in listed if tag not in (_TAG + "bool", _TAG + "int", _TAG + "float")]
+        for first, listed in loader.yaml_implicit_resolvers.items()
+    }
+    made: Any = type(loader.__name__, (loader,), {"yaml_implicit_resolvers": resolvers})
+    made.add_implicit_resolver(_TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    number = r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$"  # 010 is octal, as Go's YAML has it
+    made.add_implicit_resolver(_TAG + "int", re.compile(number), list("-+0123456789"))
+    decimal = (
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    )
+    made.add_implicit_resolver(_TAG + "float", re.compile(decimal), list("-+0123456789."))
+    return made
+
+
+_LOADERS: tuple[Any, Any] = (yaml.SafeLoader, getattr(yaml, "CSafeLoader", None))
+_LOADERS_1_2: tuple[Any, Any] = (_as_in_yaml_1_2(_LOADERS[0]), _LOADERS[1] and _as_in_yaml_1_2(_LOADERS[1]))
 
 
 class _TooMuch(Exception):
@@ -58,11 +80,15 @@ class Tree:
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
-def parse(text: str, file: str) -> Iterator[Tree | Problem]:
-    """Yield the documents of a file without empty ones. After a Problem the rest of the file is unreadable."""
+def parse(text: str, file: str, *, yaml_1_2: bool = False) -> Iterator[Tree | Problem]:
+    """Yield the documents of a file without empty ones. After a Problem the rest of the file is unreadable.
+
+    Scalars are read as Kubernetes does (`on` is true), or with YAML_1_2 as Go's YAML does (`on` is text).
+    """
+    loaders = _LOADERS_1_2 if yaml_1_2 else _LOADERS
     try:
-        loader = yaml.SafeLoader(text)
-        quickly = _compose_quickly(text)
+        loader = loaders[0](text)
+        quickly = _compose_quickly(text, loaders[1])
         for node in _compose(loader) if quickly is None else quickly:
             if node.tag != _TAG + "null":
                 yield _Builder(file).tree(node)
@@ -86,15 +112,15 @@ def _compose(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Iterator[yaml.Node]:
             yield node
 
 
-def _compose_quickly(text: str) -> list[yaml.Node] | None:
+def _compose_quickly(text: str, loader_class: Any) -> list[yaml.Node] | None:
     """Compose with libyaml, which is twenty times as fast. Return None if it is not installed or finds an error.
 
     PyYAML then reports the error, in better words. Texts with tabs are left to PyYAML, because libyaml accepts
     tabs where YAML does not.
     """
-    if not yaml.__with_libyaml__ or "\t" in text:
+    if loader_class is None or "\t" in text:
         return None
-    loader = yaml.CSafeLoader(text)
+    loader = loader_class(text)
     try:
         return list(_compose(loader))
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
@@ -115,6 +141,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
         problem = replace(problem, line=mark.line + 1, column=mark.column + 1)
     if "'\\t'" in what:
         return replace(problem, suggestion="indent with spaces: YAML does not allow tabs")
+    if "unknown escape character" in what or "expected escape sequence" in what:
+        hint = "between double quotes a backslash begins an escape; use single quotes, or none, for a path with backslashes"
+        return replace(problem, suggestion=hint)
     if "mapping values are not allowed" in what:
         return replace(problem, suggestion="check the indentation, and put text that holds a colon in quotes")
     return problem

@@ -15,7 +15,10 @@ from hotseat.api.types import Document
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a document. `path` is like `spec.env[].name`. `part` is its class if it has fields, else None."""
+    """One field of a document. `path` is like `spec.env[].name` or `spec.filters.byName.*.set`.
+
+    `part` is its class if it has fields, else None.
+    """
 
     path: str
     name: str
@@ -28,22 +31,31 @@ def walk(owner: type[Document], prefix: str = "") -> Iterator[Field]:
     """Yield all fields of a document in pre-order, in the order of declaration."""
     for info in owner.model_fields.values():
         name = info.alias or ""
-        part, many = _part(info.annotation)
+        part, inside = _part(info.annotation)
         field = Field(prefix + name, name, owner, info, part)
         yield field
         if part is not None:
-            yield from walk(part, f"{field.path}{'[]' if many else ''}.")
+            yield from walk(part, f"{field.path}{inside}.")
 
 
 def part_at(owner: type[Document], path: tuple[str | int, ...]) -> type[Document] | None:
     """Return the class of the value at a path. None if it has no fields."""
     part: type[Document] | None = owner
+    in_mapping = False
     for step in path:
-        if isinstance(step, int):
+        if isinstance(step, int) or in_mapping:
+            in_mapping = False
             continue
         infos = part.model_fields.values() if part else ()
-        part = next((_part(info.annotation)[0] for info in infos if info.alias == step), None)
+        part, inside = next((_part(info.annotation) for info in infos if info.alias == step), (None, ""))
+        in_mapping = inside == IN_MAPPING
     return part
+
+
+def is_secret(owner: type[Document], path: tuple[str | int, ...]) -> bool:
+    """Whether the value at a path must not be shown: it is a field without a repr."""
+    part = part_at(owner, path[:-1])
+    return part is not None and any(info.alias == path[-1] and not info.repr for info in part.model_fields.values())
 
 
 def names(owner: type[Document]) -> list[str]:
@@ -51,13 +63,18 @@ def names(owner: type[Document]) -> list[str]:
     return [info.alias or "" for info in owner.model_fields.values()]
 
 
-def _part(annotation: Any) -> tuple[type[Document] | None, bool]:
+IN_LIST, IN_MAPPING = "[]", ".*"
+
+
+def _part(annotation: Any) -> tuple[type[Document] | None, str]:
+    """Return the class of a field's value, and what stands in the path of a field inside of it."""
     if isinstance(annotation, type) and issubclass(annotation, Document):
-        return annotation, False
+        return annotation, ""
     for argument in get_args(annotation):
         if isinstance(argument, type) and issubclass(argument, Document):
-            return argument, get_origin(annotation) is tuple
-    return None, False
+            inside: dict[Any, str] = {tuple: IN_LIST, dict: IN_MAPPING}
+            return argument, inside.get(get_origin(annotation), "")
+    return None, ""
 
 
 _REQUIRED = ["apiVersion", "kind"]  # in files; documents in Python have defaults

@@ -46,6 +46,7 @@ class Cached(Document):
 
     done: int = Field(default=0, description="Bytes that have been fetched.")
     total: int = Field(default=0, description="Total bytes, if known.")
+    rate: int | None = Field(default=None, description="Bytes per second, while they are being fetched.")
     path: str = Field(default="", description="Path of the weights in the pod, once they are complete.")
 
 
@@ -121,6 +122,9 @@ class Listed(Document):
     message: str = Field(default="", description="Why, for people.")
     done: int = Field(default=0, description="Bytes of its weights that are here.")
     total: int = Field(default=0, description="Bytes of its weights in all, where known.")
+    rate: int = Field(
+        default=0, description="Bytes of its weights that arrive in a second, while they are being fetched."
+    )
     retry_at: Time = Field(default="", description="When it may be tried again.")
     pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
     exit_code: int | None = Field(

@@ -50,8 +50,9 @@ def get(
 class _Connection:
     """A connection that never blocks. The owner polls `fd` for `events` and steps then, or at `due`."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._address = address
+    def __init__(self, address: tuple[str, int], headers: bytes = b"") -> None:
+        """`headers`: further lines of the head of each request, such as one with a key."""
+        self._address, self._headers = address, headers
         self._socket: socket.socket | None = None
         self._unsent = self._received = b""
         self.events = 0
@@ -77,7 +78,8 @@ class _Connection:
         lines += ["Content-Type: application/json"] if content else []
         lines += [f"Content-Length: {len(content)}"] if content or method != Method.GET else []
         lines += ["Connection: close"] if close else []
-        self._unsent, self._received = "\r\n".join([*lines, "", ""]).encode() + content, b""
+        head = "\r\n".join([*lines, ""]).encode() + self._headers + b"\r\n"
+        self._unsent, self._received = head + content, b""
         if self._socket is None:
             self._socket = socket.socket(family)
             self._socket.setblocking(False)
@@ -114,8 +116,9 @@ class EngineRequest(_Connection):
         *,
         state_path: str | None = None,
         sleeping: bool = True,
+        headers: bytes = b"",
     ) -> None:
-        super().__init__(address)
+        super().__init__(address, headers)
         self._calls = list(calls)
         self._state_call = EngineCall(path=state_path, method=Method.GET) if state_path else None
         self._sleeping = sleeping
@@ -190,8 +193,8 @@ class EngineRequest(_Connection):
 class HealthProbe(_Connection):
     """GETs of the health path until the engine answers 2xx. `now` is monotonic seconds."""
 
-    def __init__(self, address: tuple[str, int], path: str, now: float) -> None:
-        super().__init__(address)
+    def __init__(self, address: tuple[str, int], path: str, now: float, headers: bytes = b"") -> None:
+        super().__init__(address, headers)
         self._path = path
         self._began = now
         self.due = now  # when to call step() even if nothing happened

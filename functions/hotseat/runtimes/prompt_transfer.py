@@ -303,10 +303,11 @@ class PromptTransfer:
         now: float,
         *,
         end_time: float = END_TIME,
+        headers: bytes = b"",
     ) -> None:
         self.command = command
         self.moved = Moved()
-        self._prompts, self._address = prompts, address
+        self._prompts, self._address, self._headers = prompts, address, headers
         self._phase = "Save" if isinstance(command, SavePrompts) else "Restore"
         self._allowed = MARGIN * command.timeout
         self._deadline = now + self._allowed
@@ -350,7 +351,7 @@ class PromptTransfer:
         try:
             if not self._begun:
                 self._begun = True
-                self._request = EngineRequest(self._address, [next(self._steps)], now)
+                self._request = self._ask(next(self._steps), now)
             while self._request is not None:
                 if self._prompts is not None and (why := self._why_cut_off(self._prompts, now)):
                     self._prompts.cut_off(self.moved, *why)
@@ -370,13 +371,16 @@ class PromptTransfer:
                 except EngineRefused as refused:
                     call = self._steps.throw(refused)
                 self._request.close()
-                self._request = EngineRequest(self._address, [call], now)
+                self._request = self._ask(call, now)
         except StopIteration:
             self.close()
         except OSError as problem:  # of the files
             self.moved.drop(f"{self._phase}Failed", str(problem))
             self.close()
         return True
+
+    def _ask(self, call: EngineCall, now: float) -> EngineRequest:
+        return EngineRequest(self._address, [call], now, headers=self._headers)
 
     def _why_cut_off(self, prompts: EnginePrompts, now: float) -> tuple[str, str] | None:
         """Return a reason and a message if the engine is not awaited any longer."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 LOCK = "lock"
 FILES = "files"
-_MARKER = "done.json"
-_FETCHED = ("hf", "https", "http", "ollama", "s3")
+MARKER = "done.json"
+_FETCHED = ("hf", "ollama", "https", "http", "s3", "gs", "az", "oci")
 
 
 _USER = re.compile(r"(?<=://)[^/\s]*@")
@@ -42,6 +42,18 @@ def split(source: str) -> tuple[str, str]:
     return (scheme, rest) if separator else ("file", source)
 
 
+def split_checksum(source: str) -> tuple[str, str | None]:
+    """Return a source without its last part `#sha256=…`, and the digest. Raise SourceError if that part is none."""
+    rest, separator, digest = source.rpartition("#sha256=")
+    if not separator:
+        if source.startswith("http") and "#" in source:
+            raise SourceError(f"{source.partition('#')[0]}: the part after # must be sha256= and 64 hexadecimal digits")
+        return source, None
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise SourceError(f"{rest}: the part after # must be sha256= and 64 hexadecimal digits")
+    return rest, digest.lower()
+
+
 def cached(source: str, cache_dir: Path) -> Path | None:
     """Return the local path of a source; None if it must be fetched first. No network is used.
 
@@ -67,7 +79,7 @@ def cached(source: str, cache_dir: Path) -> Path | None:
         )
     folder = entry(source, cache_dir)
     try:
-        path = folder / json.loads((folder / _MARKER).read_bytes())["path"]
+        path = folder / json.loads((folder / MARKER).read_bytes())["path"]
         return path if path.exists() else None
     except (OSError, ValueError, KeyError):
         return None
@@ -82,9 +94,9 @@ def entry(source: str, cache_dir: Path) -> Path:
 def complete(source: str, cache_dir: Path, path: Path) -> None:
     """Mark a source as complete, at `path` inside its directory."""
     folder = entry(source, cache_dir)
-    draft = folder / f"{_MARKER}.new"
+    draft = folder / f"{MARKER}.new"
     draft.write_text(json.dumps({"source": source, "path": str(path.relative_to(folder))}))
-    draft.replace(folder / _MARKER)
+    draft.replace(folder / MARKER)
 
 
 def fetch_command(source: str, cache_dir: Path) -> tuple[str, ...]:

@@ -1,20 +1,14 @@
-"""Download one file over HTTP: resumed after a cut, verified, moved into place when complete; and report progress."""
+"""Download one file: resumed after a kill at any byte, verified, moved into place when complete; and report progress."""
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
+from typing import Any, Protocol, TextIO
 
 from hotseat.sources.base import SourceError
 
@@ -22,84 +16,52 @@ CHUNK = 1 << 20
 MAX_FAILURES = 5  # attempts in a row without a single byte
 MAX_SILENCE = 120.0  # seconds without a single byte, over all attempts, until the origin counts as hanging
 PAUSE = 0.2  # seconds before the second attempt; doubled each time
-RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Report = Callable[[int, int | None], None]
 
 
+class Interrupted(Exception):
+    """The attempt failed, and may be repeated. The message has no secret."""
+
+
+class FileChanged(Interrupted):
+    """The bytes that are here already do not belong to the file at the origin."""
+
+
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file at an origin. `size` (in bytes) and `sha256` are None if the origin does not state them."""
+class Content:
+    """The bytes of a file from `offset` on. Its blocks raise Interrupted.
 
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None
-    sha256: str | None = None
+    `total`: size of the whole file, if it is known. `validator`: names the version of the file; None if
+    nothing guarantees that a later request returns the same bytes.
+    """
 
-
-def make_pool() -> urllib3.PoolManager:
-    """Return the pool for one fetch. It follows redirects (without credentials to other hosts), and does not retry."""
-    retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
-    return _Pool(retries=retries, timeout=urllib3.Timeout(connect=10, read=30))
+    offset: int
+    blocks: Iterable[bytes]
+    total: int | None = None
+    validator: str | None = None
 
 
-class _Pool(urllib3.PoolManager):
-    """Sends requests through the proxies of the environment: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY."""
+class Origin(Protocol):
+    """A file somewhere else. `size` (in bytes) and `sha256` are None if they are not known before the download."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._settings = settings
-        self._proxies: dict[str, urllib3.ProxyManager] = {}
+    @property
+    def name(self) -> str:
+        """What messages call the file."""
 
-    def urlopen(  # type: ignore[override]
-        self, method: str, url: str, redirect: bool = True, **more: Any
-    ) -> urllib3.BaseHTTPResponse:
-        """Send a request. A redirect by a proxied host is followed through the same proxy."""
-        proxy = proxy_of(url)
-        if proxy is None:
-            return super().urlopen(method, url, redirect, **more)
-        if proxy not in self._proxies:
-            user = urllib3.util.parse_url(proxy).auth
-            headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-            self._proxies[proxy] = urllib3.ProxyManager(proxy, proxy_headers=headers, **self._settings)
-        return self._proxies[proxy].urlopen(method, url, redirect, **more)
+    @property
+    def size(self) -> int | None:
+        """Its size in bytes."""
 
+    @property
+    def sha256(self) -> str | None:
+        """Its digest, in hexadecimal digits."""
 
-def proxy_of(url: str) -> str | None:
-    """Return the URL of the proxy for a URL. None: the environment names none, or the host is this machine."""
-    parts, proxies = urlsplit(url), getproxies()
-    proxy, host = proxies.get(parts.scheme) or proxies.get("all"), parts.hostname or ""
-    if not proxy or host == "localhost" or host.startswith("127.") or proxy_bypass(host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    def open(self, offset: int, validator: str | None) -> AbstractContextManager[Content]:
+        """Return the bytes from `offset` on, or from 0 on. Raise Interrupted, or SourceError if a retry is of no use.
 
-
-def explain(error: Exception) -> str:
-    """Return why a request failed. urllib3's own messages may have the whole URL, with its query."""
-    if isinstance(error, MaxRetryError) and error.reason is not None:
-        return explain(error.reason)
-    hidden = isinstance(error, LocationParseError) or (
-        isinstance(error, ValueError) and not isinstance(error, HTTPError)
-    )
-    return "its URL, a redirect or a header is not valid" if hidden else str(error)
-
-
-def request(pool: urllib3.PoolManager, url: str, headers: Mapping[str, str] | None = None) -> urllib3.BaseHTTPResponse:
-    """Return the response to a GET. Raise SourceError if there is none."""
-    try:
-        return pool.request("GET", url, headers=dict(headers or {}))
-    except ValueError as error:
-        raise SourceError(f"{url}: {explain(error)}") from None
-    except HTTPError as error:
-        raise SourceError(f"{url} cannot be reached: {explain(error)}", retryable=True) from None
-
-
-def parse_json(response: urllib3.BaseHTTPResponse, url: str) -> Any:
-    """Return the JSON of a response. Raise SourceError if it has none."""
-    try:
-        return json.loads(response.data)
-    except (ValueError, RecursionError):
-        raise SourceError(f"{url} does not answer with JSON") from None
+        `validator`: that of the version to which the bytes before `offset` belong.
+        """
 
 
 def is_size(value: object) -> bool:
@@ -119,8 +81,8 @@ def _target(folder: Path, name: str) -> Path:
     raise SourceError(f"the file {name!r} of the origin would be outside of its folder")
 
 
-def download(pool: urllib3.PoolManager, remote: RemoteFile, folder: Path, name: str, report: Report) -> Path:
-    """Download `remote` to `name` below `folder`, and return its path; resume an earlier run.
+def download(origin: Origin, folder: Path, name: str, report: Report) -> Path:
+    """Download a file to `name` below `folder`, and return its path; resume an earlier run.
 
     `report` gets the bytes that are done and the total. Raise SourceError if `name` is outside of `folder`.
     """
@@ -129,41 +91,35 @@ def download(pool: urllib3.PoolManager, remote: RemoteFile, folder: Path, name: 
         report(target.stat().st_size, target.stat().st_size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(pool, remote, target, report)
+    transfer = _Transfer(origin, target, report)
     failures, last_data = 0, time.monotonic()
     while not transfer.complete:
         before = transfer.done
         try:
             transfer.attempt()
-        except ValueError as error:
-            raise SourceError(f"{remote.url}: {explain(error)}") from None
-        except (HTTPError, _Interrupted) as error:
+        except Interrupted as error:
             if transfer.done > before:
                 failures, last_data = 0, time.monotonic()
             failures += 1
             if (
                 silence := time.monotonic() - last_data
             ) >= MAX_SILENCE:  # all attempts would take a quarter of an hour, in which requests wait
-                raise SourceError(f"{remote.url}: no data for {silence:.0f} s: {explain(error)}") from None
+                raise SourceError(f"{origin.name}: no data for {silence:.0f} s: {error}") from None
             if failures >= MAX_FAILURES:
-                raise SourceError(f"{remote.url}: {explain(error)}", retryable=True) from None
+                raise SourceError(f"{origin.name}: {error}", retryable=True) from None
             time.sleep(PAUSE * 2 ** (failures - 1))
     transfer.finish()
     return target
 
 
-class _Interrupted(Exception):
-    """The attempt failed, and may be repeated."""
-
-
 class _Transfer:
     """The state of one download."""
 
-    def __init__(self, pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report: Report) -> None:
-        self.pool, self.remote, self.target, self.report = pool, remote, target, report
+    def __init__(self, origin: Origin, target: Path, report: Report) -> None:
+        self.origin, self.target, self.report = origin, target, report
         self.partial = target.with_name(target.name + ".partial")
         self.validator = target.with_name(target.name + ".validator")
-        self.total = remote.size
+        self.total = origin.size
         self.done = 0
         self.complete = False
         self.digest = hashlib.sha256()
@@ -172,90 +128,62 @@ class _Transfer:
     def _resume(self) -> None:
         # Bytes of an earlier run are kept only if it can be verified that they belong to the same
         # file.
-        verifiable = self.remote.sha256 or self.validator.exists()
-        if not verifiable or not self.partial.exists():
+        verifiable = self.origin.sha256 or self.validator.exists()
+        longer = self.total is not None and self.partial.exists() and self.partial.stat().st_size > self.total
+        if not verifiable or longer or not self.partial.exists():
             self._restart()
             return
         with self.partial.open("rb") as file:
             while block := file.read(CHUNK):
                 self.digest.update(block)
                 self.done += len(block)
-        self.complete = self.done == self.total
+        expected = self.origin.sha256
+        self.complete = self.done == self.total or (expected or "").lower() == self.digest.hexdigest()
 
     def _restart(self) -> None:
         self.partial.write_bytes(b"")
         self.done, self.digest = 0, hashlib.sha256()
 
     def attempt(self) -> None:
-        headers = {"Accept-Encoding": "identity", **self.remote.headers}
-        if self.done:
-            headers["Range"] = f"bytes={self.done}-"
-            if self.validator.exists():
-                headers["If-Range"] = self.validator.read_text()
-        response = self.pool.request("GET", self.remote.url, headers=headers, preload_content=False)
+        """Request the rest of the file, and write what arrives. Raise Interrupted if the file is not complete then."""
+        validator = self.validator.read_text(errors="replace") if self.validator.exists() else None
         try:
-            self._receive(response)
-        finally:
-            response.close()
-
-    def _receive(self, response: urllib3.BaseHTTPResponse) -> None:
-        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.done:
-            self._restart()  # the partial file is longer than the remote file, so it is another file
-            raise _Interrupted("the partial file does not match the remote file")
-        if response.status in RETRYABLE_STATUS:
-            raise _Interrupted(f"answered {response.status}")
-        if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            raise SourceError(f"{self.remote.url} answered {response.status}{_hint(response.status)}")
-        if response.status == HTTPStatus.OK or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {self.done}-"
-        ):
+            with self.origin.open(self.done, validator if self.done else None) as content:
+                self._receive(content)
+        except FileChanged:
             self._restart()
-            if response.status == HTTPStatus.PARTIAL_CONTENT:
-                raise _Interrupted("answered with another range than requested")
-        self._record_headers(response.headers)
-        with self.partial.open("ab") as file:
-            self._copy(response, file)
-        if self.total is not None and self.done < self.total:
-            raise _Interrupted(f"ended after {self.done} of {self.total} bytes")
-        self.complete = True
+            raise
 
-    def _record_headers(self, headers: Mapping[str, str]) -> None:
-        """Record the length of the file, and the validator of its version."""
-        length = headers.get("Content-Length", "")
-        if length.isdigit():
-            self.total = self.done + int(length)
-        tag = headers.get("ETag", "")
-        # A weak ETag does not guarantee equal bytes.
-        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
-        if validator:
-            self.validator.write_text(validator)
+    def _receive(self, content: Content) -> None:
+        if content.offset != self.done:
+            self._restart()
+        if content.total is not None:
+            self.total = content.total
+        if content.validator:
+            self.validator.write_text(content.validator)
         else:
             self.validator.unlink(missing_ok=True)
-
-    def _copy(self, response: urllib3.BaseHTTPResponse, file: BinaryIO) -> None:
-        for block in response.stream(CHUNK, decode_content=False):
-            file.write(block)
-            self.digest.update(block)
-            self.done += len(block)
-            self.report(self.done, self.total)
+        with self.partial.open("ab") as file:
+            for block in content.blocks:
+                file.write(block)
+                self.digest.update(block)
+                self.done += len(block)
+                self.report(self.done, self.total)
+        if self.total is not None and self.done < self.total:
+            raise Interrupted(f"ended after {self.done} of {self.total} bytes")
+        self.complete = True
 
     def finish(self) -> None:
         """Verify the digest and move the file into place."""
-        actual, expected = self.digest.hexdigest(), self.remote.sha256
+        actual, expected = self.digest.hexdigest(), self.origin.sha256
         if expected and actual != expected.lower():
             self.partial.unlink()
-            raise SourceError(f"{self.remote.url} has sha256 {actual}, expected {expected}")
+            raise SourceError(f"{self.origin.name} has sha256 {actual}, expected {expected}")
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         self.partial.replace(self.target)
         self.validator.unlink(missing_ok=True)
         self.report(self.done, self.done)
-
-
-def _hint(status: int) -> str:
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return ": a token with access is required"
-    return ": no such file" if status == HTTPStatus.NOT_FOUND else ""
 
 
 INTERVAL = 0.1  # seconds

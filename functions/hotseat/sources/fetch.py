@@ -5,19 +5,28 @@ or {"error": …, "retryable": …} with exit status 1 (a retry may help) or 2 (
 """
 
 import argparse
-import fcntl
 import json
+import os
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hotseat.sources import hf, https, ollama, s3
-from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, redacted, split
+from hotseat.sources.base import FILES, SourceError, cached, complete, redacted, split
+from hotseat.sources.cache import fetch_lock
 from hotseat.sources.download import Progress
 
 RETRYABLE, FATAL = 1, 2  # exit status
-FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch, "s3": s3.fetch}
+# Modules and functions by scheme. The module is imported by the process that fetches: some stand on large libraries.
+FETCHERS = {
+    "hf": ("hf", "fetch"),
+    "https": ("https", "fetch"),
+    "http": ("https", "fetch"),
+    "ollama": ("registries", "fetch_ollama"),
+    "oci": ("registries", "fetch_oci"),
+    **dict.fromkeys(("s3", "gs", "az"), ("object_stores", "fetch")),
+}
 
 
 def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
@@ -25,13 +34,12 @@ def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
     path = cached(source, cache_dir)
     if path is not None:
         return path
-    folder = entry(source, cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with fetch_lock(source, cache_dir) as folder:
         path = cached(source, cache_dir)
         if path is None:
-            path = FETCHERS[split(source)[0]](source, folder / FILES, progress)
+            module, function = FETCHERS[split(source)[0]]
+            fetcher = getattr(import_module(f"hotseat.sources.{module}"), function)
+            path = fetcher(source, folder / FILES, progress)
             complete(source, cache_dir, path)
     return path
 
@@ -45,7 +53,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     progress = Progress(sys.stdout)
     result, code = _run(options.source, options.cache, progress)
-    progress.write(result)
+    try:
+        progress.write(result)
+    except BrokenPipeError:  # hotseat was killed; the next one resumes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if options.termination_log:
         options.termination_log.write_text(json.dumps(result))
     return code

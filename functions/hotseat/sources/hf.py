@@ -1,31 +1,26 @@
 """hf://org/repo[/file, folder or glob][@revision]: files of a repository on a Hugging Face hub.
 
-The hub's client library does not resume the download of a file, so this makes the two HTTP requests
-itself. It uses HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
+The hub's client library begins the download of a file anew if it is killed, so this makes the two HTTP requests
+itself, or reads the file by Xet (`xet`). It uses HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
 """
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import urllib3
+from urllib3.exceptions import HTTPError
 
+from hotseat.sources import xet
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import (
-    RETRYABLE_STATUS,
-    Progress,
-    RemoteFile,
-    download,
-    is_size,
-    make_pool,
-    parse_json,
-    request,
-)
+from hotseat.sources.download import Content, Interrupted, Progress, download, is_size
+from hotseat.sources.http_client import RETRYABLE_STATUS, HttpFile, make_pool, parse_json, request
 
 ENDPOINT = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -71,12 +66,55 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
     # The commit is part of the path, so that files of different commits of a branch are never
     # mixed.
     sha = listing["sha"]
+    storage = xet.XetStorage(f"{endpoint}/api/models/{selection.repo}/xet-read-token/{sha}", headers)
     for file in files:
         name = file["rfilename"]
         url = f"{endpoint}/{selection.repo}/resolve/{sha}/{quote(name, errors='replace')}"
-        remote = RemoteFile(url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
-        download(pool, remote, folder, f"{sha}/{name}", progress.file(name))
+        plain = HttpFile(pool, url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
+        download(HubFile(plain, storage), folder, f"{sha}/{name}", progress.file(name))
     return _entry_point(folder / sha, selection, sorted(file["rfilename"] for file in files))
+
+
+class HubFile:
+    """A file of a hub. It comes by Xet if the hub has stored it so; if that fails, the rest comes by plain HTTP."""
+
+    def __init__(self, plain: HttpFile, storage: xet.XetStorage) -> None:
+        self.name, self.size, self.sha256 = plain.url, plain.size, plain.sha256
+        self._plain = plain
+        self._storage = storage
+
+    @contextmanager
+    def open(self, offset: int, validator: str | None) -> Iterator[Content]:
+        """Request the bytes from `offset` on."""
+        digest = self._xet_hash()
+        if digest is None or self.size is None:
+            with self._plain.open(offset, validator) as content:
+                yield content
+            return
+        arrived = False
+
+        def blocks(content: Content) -> Iterator[bytes]:
+            nonlocal arrived
+            for block in content.blocks:
+                arrived = True
+                yield block
+
+        try:
+            content = self._storage.open(digest, self.size, offset)
+            yield replace(content, blocks=blocks(content))
+        except Interrupted:
+            self._storage.enabled = arrived
+            raise
+
+    def _xet_hash(self) -> str | None:
+        """Return the hash of the file in Xet; None if it is not there. The hub tells it before it redirects."""
+        if not self._storage.enabled or self.size is None or self.sha256 is None:
+            return None
+        try:
+            response = self._plain.pool.request("HEAD", self.name, headers=dict(self._plain.headers), redirect=False)
+        except (HTTPError, ValueError):
+            return None  # the download tells the problem
+        return xet.file_hash(response.headers)
 
 
 def _entry_point(commit_dir: Path, selection: FileSelection, names: list[str]) -> Path:

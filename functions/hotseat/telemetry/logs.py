@@ -70,6 +70,7 @@ class RequestRecord:
     sample: AnswerSample | None = None  # None: no engine has answered
     number: int = 0  # of the request, in this process
     kept_prompts: bool = False  # it waited for a switch after which its engine had prompts of before
+    retries: int = 0  # how often it was sent again to a server of an external Model
 
     def measured(self) -> dict[str, int | float | None]:
         """Return the times and tokens of its answer, by their names in the log. Call it off the event loop."""
@@ -91,6 +92,7 @@ class RequestRecord:
         waited = "null" if self.waited is None else round(self.waited, 4)
         more = "" if self.tenant is None else f', "tenant": {_quoted(self.tenant)}'
         more += "" if self.wanted is None else f', "wanted": {_quoted(self.wanted)}'
+        more += f', "retries": {self.retries}' if self.retries else ""
         more += "".join([f', "{name}": {value}' for name, value in self.measured().items() if value is not None])
         second = int(self.arrived)
         return (

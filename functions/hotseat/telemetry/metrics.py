@@ -63,6 +63,10 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Tokens of prompts that requests which waited for a switch found in the cache after it. Counted as hotseat_tokens.",
         ("model",),
     ),
+    "hotseat_upstream_retries": (
+        "Requests that were sent to a server (engine external) again, by reason: unreachable, disconnected, timeout, status_ and the code.",
+        ("model", "reason"),
+    ),
     "hotseat_wakes": ("Attempts to wake a parked engine, by outcome.", ("model", "outcome")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -100,6 +104,10 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Accelerator memory that a model claims, and the most that one of its engines was measured to use (kind: claimed, seen).",
         ("model", "kind"),
     ),
+    "hotseat_upstream_available": (
+        "Whether a server of a model (engine external) gets requests: 1, or 0 while its circuit is open or its health checks fail.",
+        ("model", "url"),
+    ),
     "hotseat_events_undelivered": ("Events that could not be delivered to the sink since the start.", ()),
 }
 
@@ -133,6 +141,7 @@ class Metrics:
         self._switches = counters["hotseat_switches"]
         self._fallbacks = counters["hotseat_fallbacks"]
         self._failures = counters["hotseat_model_failures"]
+        self._upstream_retries = counters["hotseat_upstream_retries"]
         self._dropped_prompts = counters["hotseat_prompt_cache_dropped"]
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
@@ -166,6 +175,10 @@ class Metrics:
     def fallback(self, model: str, fallback: str, reason: str) -> None:
         """Count a request for a model that was routed to a fallback."""
         self._fallbacks.labels(model=model, fallback=fallback, reason=reason.lower()).inc()
+
+    def upstream_retry(self, model: str, reason: str) -> None:
+        """Count a request that is sent to a server of an external Model again."""
+        self._upstream_retries.labels(model=model, reason=reason).inc()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Update the metrics from an event."""

@@ -141,8 +141,21 @@ def test_the_examples_of_the_reference_are_right(tmp_path):
     plugins = Plugins(dict.fromkeys(("llamacpp", "custom", "external"), Silent), frozenset({"batch"}))
     for index, example in enumerate(examples):
         path = tmp_path / f"{index}.yaml"
-        path.write_text(example)
+        path.write_text(example if "kind: Model" in example else example + MODELS)
         assert load([path], plugins).models
+
+
+# Those that examples of Workspaces name.
+MODELS = "".join(
+    f"---\n{{apiVersion: hotseat.dev/v1alpha1, kind: Model, metadata: {{name: {name}}}, spec: {{engine: llamacpp, source: /x.gguf, names: {names}}}}}\n"
+    for name, names in (
+        ("qwen", '["qwen:think"]'),
+        ("gemma", "[]"),
+        ("bge", "[]"),
+        ("bge-elsewhere", "[]"),
+        ("qwen-coder", "[]"),
+    )
+)
 
 
 class Silent:

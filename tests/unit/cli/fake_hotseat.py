@@ -51,7 +51,7 @@ class FakeHotseat:
             def do_GET(self):
                 fake.answer(self)
 
-            do_POST = do_PATCH = do_GET  # noqa: N815 - http.server wants these names
+            do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815 - http.server wants these names
 
         server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True

@@ -72,6 +72,69 @@ def test_no_models_is_a_table_without_rows_and_no_name(fake, hotseat):
     assert hotseat("models", "-o", "name").stdout == ""
 
 
+def test_what_a_name_stands_for_is_shown(fake, hotseat):
+    status = {"value": "loaded", "state": "ready", "since": None, "message": "", "progress": None}
+    names = [
+        {
+            "id": "any",
+            "engine": "virtual",
+            "strategy": "Warm",
+            "workspace": "default",
+            "names": ["any"],
+            "status": status,
+        },
+        {
+            "id": "llm",
+            "engine": "profile",
+            "profile": "coding",
+            "workspace": "default",
+            "names": ["llm"],
+            "status": status,
+        },
+    ]
+    fake.answers["GET /v1/models"] = {"object": "list", "data": names}
+    assert [row[:3] for row in rows(hotseat("models").stdout)[1:]] == [
+        ["any", "virtual(Warm)", "ready"],
+        ["llm", "profile(coding)", "ready"],
+    ]
+
+
+PROFILES = {
+    "active": "coding",
+    "profiles": [
+        {"name": "coding", "workspace": "default", "active": True, "pins": {"llm": "qwen", "image": ""}},
+        {"name": "writing", "workspace": "default", "active": False, "pins": {}},
+    ],
+}
+
+
+def test_profiles_are_listed_and_switched(fake, hotseat):
+    fake.answers["GET /api/profiles"] = PROFILES
+    fake.answers["PUT /api/profiles/active"] = PROFILES
+    table = [
+        ["PROFILE", "WORKSPACE", "STATE", "NAMES"],
+        ["coding", "default", "active", "llm=qwen, image=(off)"],
+        ["writing", "default", "-", "-"],
+    ]
+    assert rows(hotseat("profile").stdout) == table
+    assert hotseat("profile", "-o", "name").stdout == "coding\nwriting\n"
+    for arguments, body in (
+        (["coding"], {"name": "coding"}),
+        (["--none"], {"name": None}),
+        (["coding", "--workspace", "lab"], {"name": "coding", "workspace": "lab"}),
+    ):
+        assert rows(hotseat("profile", *arguments).stdout) == table
+        assert fake.last.json == body
+    for arguments in (["coding", "--none"], ["--workspace", "lab"]):
+        assert hotseat("profile", *arguments).exit_code == 2
+
+
+def test_a_profile_on_a_cluster_is_switched_in_its_document(fake, hotseat):
+    fake.answers["PUT /api/profiles/active"] = error(405, "set spec.activeProfile", "method_not_allowed")
+    refused = hotseat("profile", "coding")
+    assert (refused.exit_code, "set spec.activeProfile" in refused.stderr) == (1, True)
+
+
 @pytest.fixture
 def running(fake):
     space = {"epoch": 4, "capacity": {"gpus": 2, "acceleratorMemory": None}, "gpus": 1, "effective_max_wait": 30.0}
@@ -177,13 +240,22 @@ def test_switches_show_prompt_caches_if_there_are_any(fake, hotseat):
 PROMPTS = {"model": "gemma", "workspace": "w", "slots": 2, "tokens": 6024, "bytes": 48 * 2**20}
 
 
+ENTRY = {
+    "source": "hf://o/r/a.gguf",
+    "state": "complete",
+    "bytes": 2**30,
+    "path": "/cache/a",
+    "models": ["qwen", "glm"],
+    "in_use": True,
+}
+
+
 def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
     prompts = [PROMPTS | {"used_at": ago(seconds=70)}]
-    weights = [{"model": "qwen", "path": "/cache/qwen", "bytes": 2**30}]
-    fake.answers["GET /api/cache"] = {"weights": weights, "prompts": prompts}
+    fake.answers["GET /api/cache"] = {"entries": [ENTRY | {"used_at": ago(seconds=70)}], "prompts": prompts}
     assert rows(hotseat("cache").stdout) == [
-        ["WEIGHTS", "SIZE", "PATH"],
-        ["qwen", "1Gi", "/cache/qwen"],
+        ["WEIGHTS", "STATE", "SIZE", "USED", "MODELS", "PATH"],
+        ["hf://o/r/a.gguf", "complete", "1Gi", "now", "qwen,glm", "/cache/a"],
         [""],
         ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"],
         ["gemma", "w", "2", "6024", "48Mi", "1m10s"],
@@ -195,6 +267,13 @@ def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
     assert hotseat("cache", "--clear").stdout == "deleted nothing\n"
     assert fake.last.query == {}
     assert "--clear only" in hotseat("cache", "gemma").stderr
+
+
+def test_ps_shows_fetches_with_their_rate(fake, hotseat, running):
+    row = {"model": "phi", "workspace": "default", "done": 2**30, "total": 2**31, "rate": 2**26, "remaining": 16}
+    fake.answers["GET /running"]["fetching"] = [row]
+    text = hotseat("ps").stdout
+    assert "FETCHING   WORKSPACE   PROGRESS\nphi        default     50%  1Gi of 2Gi  64Mi/s  16s left\n" in text
 
 
 def test_ps_wide_shows_saved_prompts(fake, hotseat, running):
@@ -221,6 +300,22 @@ def test_unload_one_or_all(fake, hotseat):
     assert hotseat("unload", "gemma").stdout == "gemma unloaded\n"
     assert hotseat("unload", "--all").stdout == "all models unloaded\n"
     assert hotseat("unload", "--all", "--no-wait").stdout == "all models unloading\n"
+
+
+def test_park_says_how_long_it_took_and_what_it_freed(fake, hotseat):
+    parked = {"model": "gemma", "state": "parked", "seconds": 0.42, "gpus": 1, "accelerator_memory": None}
+    fake.answers["POST /api/models/gemma/park"] = {**parked, "host_memory": 2**30}
+    assert hotseat("park", "gemma").stdout == "gemma parked in 0.42s; freed 1 GPU, holds 1Gi of host memory\n"
+    assert fake.last.query == {"wait": "true"}
+    more = {"gpus": 2, "accelerator_memory": 40 * 2**30, "host_memory": None}
+    fake.answers["POST /api/models/gemma/park"] = parked | more
+    assert hotseat("park", "gemma").stdout == "gemma parked in 0.42s; freed 2 GPUs (40Gi)\n"
+    fake.answers["POST /api/models/gemma/park"] = parked | {"state": "unloaded"} | more
+    assert "it was stopped instead" in hotseat("park", "gemma").stdout
+    fake.answers["POST /api/models/gemma/park"] = parked | {"state": "ready"} | more
+    assert hotseat("park", "gemma", "--no-wait").stdout == "gemma ready\n"
+    fake.answers["POST /api/models/qwen/park"] = error(409, "qwen cannot be parked: its release is Stop.", "conflict")
+    assert "cannot be parked" in hotseat("park", "qwen").stderr
 
 
 def test_pin_waits_for_the_load_and_unpin_for_nothing(fake, hotseat):

@@ -247,6 +247,10 @@ def test_what_is_said_after_the_end_is_still_written():
         (event("switch.started", **GOES), "switch.started    gemma   qwen → gemma   demand"),
         (event("model.released", "qwen", reason="switch", seconds=0.12), "model.released    qwen   switch   after 0.12s"),
         (event("model.fetching", done=2**30, total=2**31, message=""), "model.fetching    gemma   50%  1Gi of 2Gi"),
+        (
+            event("model.fetching", done=2**30, total=2**31, rate=2**26, remaining=16, message=""),
+            "model.fetching    gemma   50%  1Gi of 2Gi  64Mi/s  16s left",
+        ),
         (event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   uses 9Gi of accelerator memory, but claims 8Gi"),
         (event("model.parked", seconds=0.5, memory=2**30), "model.parked      gemma   after 0.50s   1Gi"),
         (SWITCH_FAILED, "switch.failed     gemma   qwen → gemma   while in load: ended with 1 while loading loading weights out of memory"),

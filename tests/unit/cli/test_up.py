@@ -9,6 +9,8 @@ from hotseat.app import Settings
 from hotseat.cli import up
 from hotseat.cli.main import main
 from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.importing import models_dir
+from hotseat.importing.loading import Inputs
 
 MODEL = "apiVersion: hotseat.dev/v1alpha1\nkind: Model\nmetadata: {name: a}\nspec: {engine: mock}\n"
 
@@ -35,6 +37,29 @@ def test_a_server_may_be_called_by_the_name_that_it_was_told_to_listen_on(
     assert "gpu-box" in settings(monkeypatch, tmp_path, "--host", "gpu-box", "--no-auth").hosts
     its = settings(monkeypatch, tmp_path, "--allowed-host", "a.example", "--allowed-host", "b.example")
     assert {"a.example", "b.example"} <= set(its.hosts)
+
+
+def test_files_and_folders_are_named_in_any_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    more, models = tmp_path / "more", tmp_path / "models"
+    for folder in (more, models):
+        folder.mkdir()
+    (more / "w.yaml").write_text(MODEL.replace("name: a", "name: b"))
+    (models / "c.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(models_dir, "SETTLED", 0.0)
+    its = settings(monkeypatch, tmp_path, "--models-dir", str(models), "--config-dir", str(more))
+    assert its.inputs == Inputs((tmp_path / "m.yaml", more), (models,))
+    (more / "n.yaml").write_text(MODEL.replace("name: a", "name: n"))
+    assert settings(monkeypatch, tmp_path, str(more / "n.yaml")).inputs.files == (more / "n.yaml", tmp_path / "m.yaml")
+
+
+def test_without_anything_to_serve_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(up, "set_up_logging", lambda *_, **__: None)
+    result = CliRunner().invoke(main, ["up"])
+    assert result.exit_code == 2
+    assert "nothing to serve: name a file of documents, or use --models-dir DIR" in result.output
+    result = CliRunner().invoke(main, ["up", "--models-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert f"no GGUF file in {tmp_path}" in result.output
 
 
 def test_limits_on_clients_are_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from hotseat.runtimes.knative.runtime import KnativeRuntime
 from tests.fake_kube import NS, FakeCluster, _in, merged
 
 SETTINGS = FunctionSettings(
-    namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat:1", ""),
+    namespace=NS, broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat:1", ""),
     port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ class Home:
         monkeypatch.setattr(Kube, "connect", lambda: self.kube)
         self.app = SwitcherApp(
             FunctionSettings(
-                namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat", "", "gpu"),
+                namespace=NS, broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat", "", "gpu"),
                 port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
             )
         )  # fmt: skip

@@ -56,7 +56,7 @@ def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
     monkeypatch.setattr(Kube, "connect", lambda: kube)
     return SwitcherApp(
         FunctionSettings(
-            namespace="test", broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat", "", "gpu"),
+            namespace="test", broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat", "", "gpu"),
             port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
         )
     )  # fmt: skip

@@ -87,6 +87,27 @@ def test_what_routing_alone_needs_makes_no_new_revision() -> None:
     assert mark() != mark(env=[{"name": "X", "value": "1"}])
 
 
+def test_a_model_inherits_from_its_workspace() -> None:
+    home = workspace() | {
+        "spec": {
+            "modelDefaults": {"lifecycle": {"idleTimeout": "9m"}, "args": ["--tokens", "${count}"]},
+            "macros": {"box": "gpu-box", "count": "3"},
+        }
+    }
+    stored = {"idleTimeout": "0s", "stopTimeout": "10s"}  # filled in by the API server
+    variables = [{"name": "A", "value": "${box}:${port} ${env:HOME}"}]
+    found = read(
+        [home], [model("a", lifecycle=stored, env=variables), model("b", args=["${nobody}"])], [], SETTINGS, {}
+    )
+    a = found.models["a"]
+    assert (a.model.spec.lifecycle.idle_timeout, a.model.spec.args) == (540, ("--tokens", "3"))
+    (container,) = a.objects[-1]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "A", "value": "gpu-box:8080 $(HOME)"} in container["env"]
+    assert "args.0: ${nobody} is neither a placeholder nor a macro" in found.invalid["b"][1]
+    plain = read([workspace()], [model("a")], [], SETTINGS, {}).models["a"]
+    assert plain.fingerprint != a.fingerprint
+
+
 def test_a_labelled_ksvc_is_a_model_without_any_model_object() -> None:
     found = read([workspace()], [], [adopted("k")], SETTINGS, {}).models["k"]
     assert (found.uid, found.model.spec.resources.gpus, found.objects) == (None, 1, ())

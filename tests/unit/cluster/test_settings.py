@@ -157,3 +157,31 @@ def test_a_wrong_value_is_named_with_what_is_allowed(read, name, value, allowed)
 
 def test_an_empty_admin_port_means_none(read):
     assert (read().admin_port, read(HOTSEAT_ADMIN_PORT="").admin_port) == (8081, None)
+
+
+def router(settings: FunctionSettings, monkeypatch: pytest.MonkeyPatch) -> RouterApp:
+    monkeypatch.setattr(Kube, "connect", FakeKube)
+    return RouterApp(settings, ConcurrencyLimit(1))
+
+
+def test_a_router_reads_keys_and_origins(read, monkeypatch, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("- name: a\n  key: secret\n  operations: [read]\n")
+    settings = read(HOTSEAT_API_KEY_FILE=str(keys), HOTSEAT_CORS_ORIGINS="https://a.example, https://b.example")
+    assert settings.cors == ("https://a.example", "https://b.example")
+    source = router(settings, monkeypatch)._key_source
+    assert [each.name for each in source.keys.table.entries] == ["a"]
+    keys.write_text("- name: b\n")
+    source.reload()
+    assert [each.name for each in source.keys.table.entries] == ["a"], "a broken Secret keeps the keys"
+    with pytest.raises(RuntimeError, match="exactly one of hash and key"):
+        router(settings, monkeypatch)
+
+
+def test_a_router_needs_no_secret_with_keys_and_takes_one_that_comes_later(read, monkeypatch, tmp_path):
+    keys = tmp_path / "keys"
+    source = router(read(HOTSEAT_API_KEY_FILE=str(keys)), monkeypatch)._key_source
+    assert not source.keys
+    keys.write_text("one\n")
+    source.reload()
+    assert source.keys

@@ -208,6 +208,16 @@ def test_two_models_that_claim_one_name_are_told_and_the_older_one_has_it(home: 
     home.until(lambda: len(home.status().get("models", ())) == 2)
     rows = {row["name"]: row["spec"].get("names") for row in home.status()["models"]}
     assert rows == {"a": ["mine"], "b": ["gpt"]}
+    home.write(
+        "a", created="2026-01-02T00:00:00Z", names=["mine"], filters={"byName": {"gpt": {}, "mine": {"strip": ["x"]}}}
+    )
+    home.until(
+        lambda: (
+            [row["spec"]["filters"] for row in home.status()["models"] if "filters" in row["spec"]]
+            == [{"byName": {"mine": {"strip": ["x"]}}}]
+        )
+    )
+    home.write("a", created="2026-01-02T00:00:00Z", names=["gpt", "mine"])
     home.write("b")
     home.until(lambda: not any("NamesConflict" in home.conditions(name) for name in "ab"))
     home.until(lambda: ["gpt", "mine"] in [row["spec"].get("names") for row in home.status()["models"]])

@@ -3,13 +3,17 @@
 import json
 import time
 from dataclasses import replace
+from math import inf
 
 import pytest
 
+from hotseat.api.model import Capability, Model
+from hotseat.cluster.switcher.status_objects import model_rows
 from hotseat.control.codec import (
     demand_from_json,
     demand_to_json,
     from_rfc3339,
+    model_from_row,
     residency_from_status,
     residency_to_status,
     sign,
@@ -20,6 +24,7 @@ from hotseat.control.codec import (
 )
 from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
 from hotseat.core.scheduler.history import Eviction, Switch
+from hotseat.engines.access import DialAddress, TlsSettings, access_of, engine_headers
 
 KEY = b"0123456789abcdef"
 
@@ -30,6 +35,7 @@ def test_a_snapshot_survives_the_journey() -> None:
     sent = Demand(
         "r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now}, {"w/b@2": 1}, {"c": now + 5}
     )
+    sent = replace(sent, keep_alive={"w/b@2": (90.5, now), "w/a@1": (inf, now)})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
@@ -46,13 +52,41 @@ def test_a_snapshot_survives_the_journey() -> None:
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
     assert read.busy_pods == {"w/b@2": 1}
     assert read.retries == {"c": pytest.approx(now + 5, abs=0.002)}
+    at = pytest.approx(now, abs=0.002)
+    assert read.keep_alive == {"w/b@2": (90.5, at), "w/a@1": (inf, at)}
+
+
+def test_a_router_reaches_an_upstream_as_its_document_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "k")
+    spec = {
+        "engine": "external",
+        "url": "https://h/v1",
+        "names": ["openai/*"],
+        "engineModelName": "*",
+        "engineKey": {"env": "KEY"},
+        "headers": [{"name": "X-Team", "value": "blue"}],
+        "tls": {"caFile": "/ca.pem"},
+        "lifecycle": {"responseStartTimeouts": {"chat": "5s"}},
+    }
+    model = Model.model_validate({"metadata": {"name": "cloud"}, "spec": spec})
+    [row] = json.loads(json.dumps(model_rows([model], [])))
+    read = access_of(model_from_row(row, "default"))
+    assert read is not None
+    assert read.headers() == b"Authorization: Bearer k\r\nX-Team: blue\r\n"
+    assert read.limit(Capability.CHAT) == (5, "responseStartTimeouts.chat")
+    assert read.dial("https://h/v1") == DialAddress("https://h", TlsSettings("/ca.pem"))
+    own = Model.model_validate(
+        {"metadata": {"name": "own"}, "spec": {"engine": "llamacpp", "source": "/m.gguf", "engineKey": {"env": "KEY"}}}
+    )
+    [row] = json.loads(json.dumps(model_rows([own], [])))
+    assert engine_headers(model_from_row(row, "default")) == b"Authorization: Bearer k\r\n"
 
 
 def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:
     written = demand_to_json("w", Demand("r1", 7, 3))
     del written["wanted"]
     read = demand_from_json(written)[1]
-    assert (read.wanted, read.busy_pods, read.retries) == ({}, {}, {})
+    assert (read.wanted, read.busy_pods, read.retries, read.keep_alive) == ({}, {}, {}, {})
 
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])

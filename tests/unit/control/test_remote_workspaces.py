@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.api.peers import Peer
+from hotseat.api.wildcards import name_for_engine
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
 from hotseat.control.event_log import EventLog
+from hotseat.control.peers import models_of, without_conflicts
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus
@@ -177,6 +180,23 @@ def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorks
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
+def test_names_for_the_engine_reach_a_router_and_sources_do_not(registry: RemoteWorkspaces) -> None:
+    loras = [{"name": "sql", "source": "s3://secret/sql"}]
+    specs = {
+        "base": {"engine": "vllm", "source": "hf://o/r", "loras": loras},
+        "qwen": {"engine": "ollama", "source": "ollama://qwen3:8b"},
+        "whisper": {"engine": "whispercpp", "source": "https://secret/w.bin"},
+    }
+    models = [Model.model_validate({"metadata": {"name": name}, "spec": spec}) for name, spec in specs.items()]
+    rows = model_rows(models, [])
+    assert "secret" not in str(rows)
+    registry.apply(document(None, models=rows))
+    for asked, known in {"sql": "sql", "base": "base", "qwen": "qwen3:8b"}.items():
+        assert name_for_engine(registry.find(asked).model, asked) == known
+    assert registry.find("sql").model.name == "base"
+    assert registry.find("whisper").model.spec.capabilities == ("transcription",)
+
+
 def test_the_time_limits_of_a_router_reach_it(registry: RemoteWorkspaces) -> None:
     """A bug once: responseStartTimeout had no effect on a cluster."""
     lifecycle = {"connectTimeout": "3m", "responseStartTimeout": "2m", "startTimeout": "1m"}
@@ -232,3 +252,54 @@ def test_a_name_that_two_models_claim_belongs_to_the_older_one(registry: RemoteW
     assert registry.find("gpt").model.name == "b"
     registry.apply(document(None, models=[row("b", names=["gpt"]), row("a", names=["gpt"])][::order]))
     assert registry.find("gpt").model.name == "a", "of the same age"
+
+
+def test_models_of_peers_are_ready_beside_those_of_the_status(
+    registry: RemoteWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = Peer.model_validate({"name": "office", "url": "http://gpu-2:8000"})
+    lists: list[dict[str, Any]] = [{"id": "theirs", "names": ["theirs", "gpt"]}]
+    monkeypatch.setattr(registry.peers, "configure", lambda _workspaces: None)
+    monkeypatch.setattr(
+        registry.peers, "models", lambda own: without_conflicts(own, models_of(office, "w", {"data": lists}))
+    )
+    whole = document(registry.router)
+    whole["spec"] = {"peers": [{"name": "office", "url": "http://gpu-2:8000"}]}
+    registry.apply(whole)
+    theirs, own = registry.find("theirs"), registry.find("gpt")
+    assert (theirs.model.peer, own.model.peer, theirs.handle.status(theirs.model.name).state) == (
+        "office",
+        None,
+        "ready",
+    )
+    request = theirs.handle.gate.submit(theirs.model.name)
+    assert request.address == "http://gpu-2:8000"
+    assert registry.find("a").handle.gate.demand().in_flight == {}, "the switcher is not concerned"
+    lists[:] = [{"id": "new"}]
+    registry._peers_changed()
+    with pytest.raises(UnknownModel):
+        registry.find("theirs")
+    assert registry.find("new").handle.gate.in_flight() == 1, "what is in flight goes on"
+    registry.find("new").handle.gate.finish(request)
+    registry.apply({**whole, "spec": {}})
+    lists.clear()
+    registry._peers_changed()
+    with pytest.raises(UnknownModel):
+        registry.find("new")
+    assert registry.find("gpt").model.name == "a"
+
+
+def test_servers_of_a_model_that_is_gone_are_forgotten() -> None:
+    forgotten: list[str] = []
+    client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    registry = RemoteWorkspaces("pod-1", client, forgotten.append, EventLog())
+    spec = {"engine": "external", "url": "http://a:1", "failoverUrls": ["http://b:1", "http://c:1"]}
+    row = {"name": "x", "state": "ready", "spec": spec}
+    registry.apply(document(None, models=[row], residents=[]))
+    fewer = {"name": "x", "state": "ready", "spec": spec | {"failoverUrls": ["http://c:1"]}}
+    registry.apply(document(None, models=[fewer], residents=[], epoch=3))
+    assert forgotten == ["http://b:1"]
+    registry.apply(document(None, models=[], residents=[], epoch=4))
+    assert sorted(forgotten) == ["http://a:1", "http://b:1", "http://c:1"]
+    for handle in registry.handles:
+        handle.reporter.close()

@@ -41,6 +41,7 @@ def test_an_instance_with_several_pods_claims_for_all_of_them() -> None:
         {"lifecycle": {"idleTimeout": "5m", "preload": True}},
         {"names": ["gpt-4o"], "concurrency": 3},
         {"fallback": {"model": "b"}},
+        {"filters": {"set": {"a": 1}}},
     ],
 )
 def test_what_an_engine_never_sees_changes_while_it_stays(changes: dict) -> None:

@@ -154,6 +154,7 @@ TROUBLE = (
     "fail",
     "order_load",
     "order_unload",
+    "order_park",
     "repeat_observation",
     "stale_observation",
     "leave",

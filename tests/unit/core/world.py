@@ -134,7 +134,7 @@ ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
     "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
     "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "hang": 1, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 2, "fetch": 3, "order_load": 1,
-    "order_fetch": 1, "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "calm": 3, "join": 1, "part": 1,
+    "order_fetch": 1, "order_unload": 1, "order_park": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "calm": 3, "join": 1, "part": 1,
     "miss": 1, "restart_switcher": 1,
 }  # fmt: skip
 

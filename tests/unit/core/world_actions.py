@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 from hotseat.core.admission import messages as intake
 from hotseat.core.admission.fair_queue import Sharing
@@ -53,7 +54,9 @@ def _terms(claim: Claim, pick: Pick) -> SchedulingSpec:
     park, memory = pick(2) == 0, MEMORIES[pick(len(MEMORIES))]
     weights = f"{pick(2)}"
     mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{weights}"
-    return SchedulingSpec(claim, fingerprint=mark, weights=weights, park=park, host_memory=memory)
+    return SchedulingSpec(
+        claim, fingerprint=mark, weights=weights, park=park, can_park=park or weights == "1", host_memory=memory
+    )
 
 
 class RandomActions(CheckedWorld):
@@ -67,7 +70,9 @@ class RandomActions(CheckedWorld):
         name = sorted(self.routers)[pick(len(self.routers))]
         model = (*MODELS, "external", MODELS[0], MODELS[1])[pick(8)]
         patience = (None, None, None, 0.0, 1.0, 30.0)[pick(6)]
-        self.submit(name, model, priority=(0, 0, 5)[pick(3)], tenant=TENANTS[pick(5)], patience=patience)
+        stays = (*[None] * 9, 0.0, 5.0, inf)[pick(12)]
+        priority, tenant = (0, 0, 5)[pick(3)], TENANTS[pick(5)]
+        self.submit(name, model, priority=priority, tenant=tenant, patience=patience, keep_alive=stays)
 
     def refuse(self, pick: Pick) -> None:
         """A request comes that is not to be held: it is dispatched, queued where its model is full, or refused and its model wanted."""
@@ -102,6 +107,7 @@ class RandomActions(CheckedWorld):
         *,
         patience: float | None = None,
         retry_after: float | None = None,
+        keep_alive: float | None = None,
     ) -> Request:
         self.count += 1
         request = self.requests[self.count] = Request(
@@ -119,6 +125,7 @@ class RandomActions(CheckedWorld):
                 deadline=deadline,
                 size=request.size,
                 retry_after=retry_after,
+                keep_alive=keep_alive,
             ),
         )
         return request
@@ -396,6 +403,11 @@ class RandomActions(CheckedWorld):
 
     def order_unload(self, pick: Pick) -> None:
         self.tell(seats.UnloadOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+
+    def order_park(self, pick: Pick) -> None:
+        model = (*MODELS, "external", "unheard-of")[pick(7)]
+        self.park_orders.add(model)
+        self.tell(seats.ParkOrdered(self.now, model))
 
     def order_pin(self, pick: Pick) -> None:
         model = (*MODELS, "external", "unheard-of")[pick(7)]

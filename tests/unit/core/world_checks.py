@@ -95,6 +95,7 @@ class CheckedWorld(WorldState):
                 instance.state is InstanceState.QUIESCING
                 and before.get(instance.id) is InstanceState.READY
                 and not instance.leaving
+                and not instance.park_ordered
             ):
                 assert not self.pinned(instance.model) or not roomy, f"{instance} is pinned"
                 if not asked and roomy:
@@ -154,9 +155,10 @@ class CheckedWorld(WorldState):
 
     def park(self, order: Park) -> None:
         body = self._told_to_turn(order)
-        assert self.terms[order.model].park
-        if self.pinned(order.model):
+        assert self.terms[order.model].park or self.terms[order.model].can_park
+        if self.pinned(order.model) and order.model not in self.park_orders:
             assert not self.roomy(), f"{order} for another, and it is pinned"
+        self.park_orders.discard(order.model)
         self._assert_drained(order)
         self.drain_since.pop(order.instance, None)
         body.sleeps = True

@@ -173,6 +173,7 @@ class WorldState:
         self.bodies: dict[str, Body] = {}
         self.before_change: set[str] = set()  # instances from before the capacity changed last
         self.drain_since: dict[str, float] = {}
+        self.park_orders: set[str] = set()  # models that an operator wants parked
         self.routers: dict[str, Router] = {}
         self.crashed: list[str] = []  # routers whose end the switcher does not know yet
         self.gone: list[tuple[str, str]] = []  # clients that left: their routers and models

@@ -1,5 +1,6 @@
 """Engines describe how to run a server program; nothing is started here."""
 
+import re
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.engines.base import ENTRY_POINTS, EngineError, Placement, is_remote, load_engine
+from hotseat.manifests import load
 
 
 def model(engine: str, **spec: object) -> Model:
@@ -32,6 +34,28 @@ def test_engines_are_found_by_their_entry_points() -> None:
         assert load_engine(name).name == name
     with pytest.raises(KeyError):
         load_engine("llamacp")
+
+
+def test_the_docs_have_a_row_for_each_engine_with_what_it_can_do() -> None:
+    lines = (Path(__file__).parents[3] / "docs" / "engines.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    table = {row[0].strip("`"): row for row in rows if len(row) == 8}
+    assert table.keys() == entry_points(group=ENTRY_POINTS).names
+    for name, (_, _, _, apis, _, parks, _, tested) in table.items():
+        engine = load_engine(name)
+        assert parks.startswith("yes" if hasattr(engine, "sleep") else ("no", "with `lifecycle.sleep`")), name
+        assert {api.value for api in getattr(engine, "apis", ())} <= {*apis.replace(",", "").split()}, name
+        assert tested
+
+
+def test_the_examples_of_the_docs_are_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for index, example in enumerate(examples):
+        path = tmp_path / f"{index}.yaml"
+        path.write_text(example)
+        assert load([path]).models
 
 
 @pytest.mark.parametrize("name", ["custom", "external", "llamacpp", "mock"])
@@ -200,6 +224,14 @@ class TestLlamaCpp:
         assert self.engine.check(model("llamacpp", source="/x", args=["--port=1"])) == [
             "args has --port, which hotseat sets itself"
         ]
+
+    def test_a_draft_and_a_projector_are_arguments_but_no_other_model_is(self) -> None:
+        assert self.engine.check(model("llamacpp", source="/x", args=["--mmproj", "/p", "-md", "/d", "--jinja"])) == []
+        assert self.engine.check(model("llamacpp", source="/x", args=["-hf", "o/r"])) == [
+            "args has -hf, which names a model: use source"
+        ]
+        (router,) = self.engine.check(model("llamacpp", source="/x", args=["--models-dir=/m"]))
+        assert "hotseat chooses what is loaded" in router
 
 
 class TestMock:

@@ -52,6 +52,14 @@ def test_flags_arrive() -> None:
     assert params.hostnames == ["127.0.0.1"]
 
 
+def test_a_draft_model_drafts() -> None:
+    assert read().speculative.types == [wheel.common_speculative_type.COMMON_SPECULATIVE_TYPE_NONE]
+    drafting = read("-md", "/draft.gguf", "--draft-max", "6", "-ngld", "3").speculative
+    assert drafting.types == [wheel.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    draft = drafting.draft
+    assert (draft.mparams.path, draft.n_max, draft.n_gpu_layers) == ("/draft.gguf", 6, 3)
+
+
 def test_slots_are_as_many_as_with_llama_server() -> None:
     assert (read().n_parallel, read().kv_unified) == (4, True)
     assert (read("-np", "2").n_parallel, read("-np", "2").kv_unified) == (2, False)

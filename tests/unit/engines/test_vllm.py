@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.api.wildcards import name_for_engine
 from hotseat.engines.base import EngineError, Placement, load_engine, sleep_of
 from hotseat.engines.vllm import command_line
 
@@ -40,6 +41,9 @@ def test_weights_are_a_path_once_fetched_and_a_repository_before() -> None:
     [
         ("toolCallParser", "llama3_json", ["--tool-call-parser", "llama3_json"]),
         ("toolCallParser", "", []),
+        ("toolCallParser", "granite-20b-fc", ["--tool-call-parser", "granite-20b-fc"]),
+        ("toolCallParser", "internlm2", ["--tool-call-parser", "internlm"]),
+        ("reasoningParser", "qwen3", ["--reasoning-parser", "qwen3"]),
         ("reasoningParser", "deepseek_r1", ["--reasoning-parser", "deepseek_r1"]),
         ("tensorParallelSize", 2, ["--tensor-parallel-size", "2"]),
         ("maxModelLen", 8192, ["--max-model-len", "8192"]),
@@ -81,6 +85,33 @@ def test_a_connector_is_a_transfer_config_of_one_instance() -> None:
 def test_tool_choice_comes_with_its_parser() -> None:
     flags = ["--tool-call-parser", "hermes", "--enable-auto-tool-choice"]
     assert arguments(vllm={"enableAutoToolChoice": True, "toolCallParser": "hermes"})[2:] == flags
+
+
+def test_adapters_are_loaded_beside_the_base_and_known_by_their_names() -> None:
+    """As vLLM's docs/features/lora.md has it; JSON, because NAME=PATH is split at each equals sign and refused with a comma."""
+    loras = [{"name": "sql=v1, new", "source": "hf://o/sql"}, {"name": "qa", "source": "/loras/qa"}]
+    served = model(loras=loras)
+    flags = command_line(served, Placement("h", 1, "/w", adapters=("/cache/sql", "/loras/qa")))[-4:]
+    assert flags[:2] == ("--enable-lora", "--lora-modules")
+    assert [json.loads(each) for each in flags[2:]] == [
+        {"name": "sql=v1, new", "path": "/cache/sql"},
+        {"name": "qa", "path": "/loras/qa"},
+    ]
+    assert served.names == ("chat", "sql=v1, new", "qa")
+    assert served.shown_name == "chat"
+    for asked, known in {"qa": "qa", "sql=v1, new": "sql=v1, new", "chat": "gpt", "other": "gpt", None: "gpt"}.items():
+        its = model(loras=loras, names=["other"], engineModelName="gpt")
+        assert name_for_engine(its, asked) == known
+
+
+def test_an_adapter_has_a_name_of_its_own() -> None:
+    assert ENGINE.check(model(loras=[{"name": "chat", "source": "/a"}])) == [
+        "loras[0].name is chat, which is the name of the base model: use another"
+    ]
+    assert ENGINE.check(model(loras=[{"name": "a", "source": "/a"}], args=["--lora-modules", "b=/b"])) == [
+        "args has --lora-modules, which hotseat sets itself"
+    ]
+    assert ENGINE.check(model(args=["--lora-modules", "b=/b"])) == []
 
 
 def test_all_gpus_are_used_unless_somebody_says_how() -> None:
@@ -147,7 +178,9 @@ def test_level_1_keeps_its_weights_in_host_memory_and_level_2_reads_them_again()
     assert one.state_path == two.state_path == "/is_sleeping"
     assert [call.path for call in (*one.sleep, *one.wake)] == ["/sleep?level=1", "/wake_up"]
     assert [call.path for call in two.sleep] == ["/sleep?level=2"]
-    assert [call.path for call in two.wake] == ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+    assert [call.path for call in two.wake] == [
+        "/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache", "/reset_prefix_cache",
+    ]  # fmt: skip
     assert two.wake[1].body == '{"method": "reload_weights"}'
     assert arguments(vllm={"sleepLevel": 2}) == ["org/repo", "chat"]  # it is no flag
 

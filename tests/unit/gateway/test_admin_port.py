@@ -56,7 +56,7 @@ def gateway(admin_port: int | None) -> Gateway:
 def routes(app: Gateway) -> Iterator[tuple[str, str, str]]:
     """Give method, rule and a path of all routes."""
     for rule in app.url_map.iter_rules():
-        method = next(each for each in ("GET", "POST", "DELETE") if each in (rule.methods or ()))
+        method = next(each for each in ("GET", "POST", "PUT", "DELETE") if each in (rule.methods or ()))
         path = rule.rule.replace("<model:name>", "a").replace("<any(load, unload, pin):what>", "load")
         yield method, rule.rule, path
 

@@ -31,6 +31,10 @@ class World(RemoteWorkspaces):
 
     epoch = 0
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.documents: dict[str, dict[str, Any]] = {}
+
     def tell(self, workspace: str, *models: Model, ready: tuple[str, ...] = (), **status: Any) -> None:
         self.epoch += 1
         states = dict.fromkeys(ready, "ready") | status.pop("states", {})
@@ -40,7 +44,8 @@ class World(RemoteWorkspaces):
         ]
         status = {"epoch": self.epoch, "models": model_rows(models, known), "residents": resident, **status}
         status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
-        self.apply({"metadata": {"name": workspace}, "spec": {}, "status": status})
+        self.documents[workspace] = {"metadata": {"name": workspace}, "spec": {}, "status": status}
+        self.apply(self.documents[workspace])
 
     def routed(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> RoutedRequest:
         return RoutedRequest(self, self.find(name), name, capability, size)

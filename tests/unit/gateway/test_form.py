@@ -11,6 +11,7 @@ from werkzeug.formparser import parse_form_data
 from hotseat.core.errors import BadRequest
 from hotseat.gateway import form as forms
 from hotseat.gateway.form import Form, FormScanner, boundary_of, is_form, parse_form, rename_form
+from hotseat.gateway.parameters import Changes
 
 BOUNDARY = b"x-1"
 
@@ -49,13 +50,13 @@ def test_the_model_is_replaced_wherever_it_stands(parts: tuple[bytes, ...], begi
     raw = begin + whole(*parts)
     form = parse_form(raw, BOUNDARY)
     assert form.model == "a/b"
-    assert rename_form(form, "a-longer-name", BOUNDARY) == raw.replace(b"a/b", b"a-longer-name")
+    assert rename_form(form, "a-longer-name", boundary=BOUNDARY) == raw.replace(b"a/b", b"a-longer-name")
 
 
 def test_a_form_without_a_model_gets_one() -> None:
     form = parse_form(whole(AUDIO), BOUNDARY)
     assert form.model is None
-    renamed = rename_form(form, "b", BOUNDARY)
+    renamed = rename_form(form, "b", boundary=BOUNDARY)
     assert parse_form(renamed, BOUNDARY).model == "b"
     assert renamed.endswith(whole(AUDIO))
     assert read(renamed) == {"model": "b"}
@@ -90,7 +91,7 @@ def test_all_but_the_name_keeps_its_bytes(
     finally:
         forms._SLICE = slice_
     assert form.model == old
-    assert rename_form(form, new, BOUNDARY) == before + part("model", new.encode()) + after
+    assert rename_form(form, new, boundary=BOUNDARY) == before + part("model", new.encode()) + after
 
 
 @pytest.mark.parametrize(
@@ -224,3 +225,39 @@ def test_a_form_without_a_usable_boundary_is_refused(kind: str) -> None:
     with pytest.raises(BadRequest, match=r"boundary|malformed"):
         boundary_of(kind)
     assert not is_form("application/json")
+
+
+def changed(raw: bytes, name: str, *changes: Changes) -> bytes:
+    """A form after these changes, which is the same in whatever pieces it came."""
+    scanner = FormScanner(BOUNDARY)
+    for at in range(0, len(raw), 7):
+        scanner.feed(raw[at : at + 7])
+    assert scanner.form(raw) == parse_form(raw, BOUNDARY)
+    return rename_form(parse_form(raw, BOUNDARY), name, changes, boundary=BOUNDARY)
+
+
+@pytest.mark.parametrize("begin", [b"", b"\r\n"])
+@pytest.mark.parametrize("parts", [(MODEL, AUDIO), (AUDIO, MODEL), (AUDIO,)])
+def test_fields_are_changed_as_parameters_are(parts: tuple[bytes, ...], begin: bytes) -> None:
+    more = part("language", b"en"), part("temperature", b"0.5"), part("prompt", b"hello")
+    raw = begin + whole(more[0], *parts, *more[1:])
+    changes = Changes(["prompt", "unknown"], {"temperature": 1, "n": 2}, {"language": "de"})
+    after = changed(raw, "b", changes, Changes(["n"], {"prompt": "later"}, {"list[]": ["a", {"b": 1}]}))
+    fields = {"model": "b", "temperature": "0.5", "language": "de", "prompt": "later", "list[]": "a"}
+    assert read(after) == fields
+    assert after.count(b'name="list[]"') == 2
+    assert AUDIO in after
+
+
+def test_a_form_that_no_change_is_for_stays_as_it_is() -> None:
+    raw = whole(MODEL, AUDIO)
+    assert changed(raw, "a/b", Changes(["x"], {}, {})) == raw
+
+
+def test_a_form_without_fields_gets_those_that_are_set() -> None:
+    assert read(changed(b"--%b--\r\n" % BOUNDARY, "b", Changes([], {'a"b': True}, {}))) == {"model": "b", 'a"b': "true"}
+
+
+def test_a_form_whose_boundary_is_in_a_value_is_refused() -> None:
+    with pytest.raises(BadRequest, match="boundary"):
+        changed(whole(AUDIO), "b", Changes([], {}, {"prompt": "a --x-1 b"}))

@@ -99,9 +99,13 @@ def test_a_large_form_arrives_with_the_name_that_its_engine_has(
         router.connections.close()
 
 
+FILTERS = {"strip": ["file", "unknown"], "default": {"prompt": "p" * 100, "n": [1, 2]}, "set": {"stream": False}}
+
+
+@pytest.mark.parametrize("filters", [None, FILTERS])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_form_in_a_file_is_passed_on_as_one_in_memory(
-    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: str, filters: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byte for byte, whatever its parts, and however it is cut on its way."""
     for module, name, value in ((connection, "JOINED", 50), (form_request, "JOINED", 50), (spool, "PIECE", 64)):
@@ -110,7 +114,7 @@ def test_a_form_in_a_file_is_passed_on_as_one_in_memory(
     try:
         with Engine(answers(sized(b"{}"))) as engine:
             for each in (spooling, holding):
-                each.ready("a", engine.address, names=["whisper-1"])
+                each.ready("a", engine.address, names=["whisper-1"], filters=filters)
 
             @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
             @given(
@@ -157,7 +161,7 @@ def test_pieces_of_an_upload_are_the_form_with_its_new_value(
     raw: bytes, start: int, end: int, value: bytes, piece: int
 ) -> None:
     start, end = sorted(min(each, len(raw)) for each in (start, end))
-    upload = SpooledUpload(Held(raw), start, end, value)  # type: ignore[arg-type]
+    upload = SpooledUpload(Held(raw), [(start, end, value)])  # type: ignore[arg-type]
     pieces: list[bytes] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(spool, "PIECE", piece)

@@ -31,7 +31,7 @@ PLACES = 3
 class Router(Server):
     """A gateway whose Workspaces are told what a switcher would have written."""
 
-    def __init__(self, loop: str, spool: Spool | None = None) -> None:
+    def __init__(self, loop: str, spool: Spool | None = None, keys: Keys | None = None, **more: Any) -> None:
         super().__init__(loop=loop)
         client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
         self.connections = Connections(self.owner)
@@ -43,13 +43,15 @@ class Router(Server):
             self.world,
             EventLog(),
             self.metrics,
-            Keys(["k"]),
+            keys or Keys(["k"]),
             self.connections,
             max_body=1_000_000,
             cors=frozenset({"https://app.example"}),
             concurrency=self.concurrency,
             spool=spool,
+            **more,
         )
+        self.gateway = gateway
         self.http.service = gateway.service(WsgiThreads(gateway, self.threads, self.owner))
 
     def ready(self, name: str, address: str, **spec: Any) -> None:

@@ -177,6 +177,10 @@ def reasoning(*states: dict[str, Any]) -> list[str]:
         ({"state": "quiescing"}, "a waits for its turn (1 s so far)."),
         ({"state": "loading", "estimate": 12.4}, "a is loading (1 s so far, about 12 s left)."),
         ({"state": "fetching", "progress": {"done": 5, "total": 10}}, "a is being fetched (50%, 1 s so far)."),
+        (
+            {"state": "fetching", "progress": {"done": 5, "total": 10, "remaining": 9}},
+            "a is being fetched (50%, 1 s so far, about 9 s left).",
+        ),
         ({"state": "fetching", "progress": {"done": 5, "total": None}}, "a is being fetched (1 s so far)."),
         ({"state": "fallback", "fallback": "b", "reason": "loading"}, "b answers instead of a (loading).\n"),
     ],

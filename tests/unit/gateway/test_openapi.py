@@ -28,6 +28,12 @@ class NoCaches:
     def cached_weights(self) -> dict[str, tuple[str, int]]:
         return {}
 
+    def cache_entries(self) -> list[Any]:
+        return []
+
+    def prune_cache(self, older_than: float, *, dry_run: bool) -> list[Any]:
+        return []
+
 
 def gateway(*keys: str) -> Flask:
     registry = ModelRegistry()

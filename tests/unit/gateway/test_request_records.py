@@ -288,7 +288,7 @@ def test_a_hit_is_a_request_that_waited_for_a_switch_and_found_its_prompt(
     handle = SimpleNamespace(switches=lambda: switches)
     route = SimpleNamespace(model=SimpleNamespace(name="a"), handle=handle)
     routed: Any = SimpleNamespace(
-        route=route, dispatched=15, fallback_used=None, options=NO_LIMITS, held=held, began=10
+        route=route, dispatched=15, fallback_used=None, options=NO_LIMITS, held=held, began=10, retries=0
     )
     usage = {"prompt_tokens": answer[0], "prompt_tokens_details": {"cached_tokens": answer[1]}}
     sample = AnswerSample(json.dumps({"usage": usage}).encode(), stream=False)

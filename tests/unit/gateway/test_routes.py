@@ -310,7 +310,7 @@ def test_a_websocket_that_is_refused_gets_an_ordinary_answer(router: Router) -> 
 @pytest.mark.parametrize("request_", [get("/v1/realtime?model=a", *ASK, "Origin: https://evil.example", key="X: y")])
 def test_a_page_of_another_origin_cannot_open_a_websocket(router: Router, request_: bytes) -> None:
     router.ready("a", "")
-    router.http.service._keys._keys.clear()
+    router.http.service._keys.replace(())
     assert asked(router, request_.replace(b"Host: h", b"Host: localhost")) == (403, "origin_not_allowed")
 
 

@@ -1,10 +1,14 @@
 """Headers that say how a request may wait: who it is for, how important, how long."""
 
+import json
+from math import inf
+from typing import Any
+
 import pytest
 
 from hotseat.api.workspace import Tenants
 from hotseat.core.errors import BadRequest
-from hotseat.gateway.wait_headers import WaitOptions, wait_options
+from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options, with_keep_alive
 
 BY_KEY, NAMED = Tenants(), Tenants(header="X-Team")
 
@@ -87,3 +91,38 @@ def test_long_headers_are_cut_in_messages() -> None:
         with pytest.raises(BadRequest) as caught:
             ask(**{name: "x" * 60000})
         assert len(caught.value.message) < 400
+
+
+KEEP_ALIVES = [
+    ("10m", 600.0), ("1h30m", 5400.0), ("500ms", 0.5), ("300", 300.0), ("0", 0.0), ("0s", 0.0), ("-1", inf), ("-1m", inf),
+    ("1.5", 1.5), ("1" * 12, inf),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "seconds"), KEEP_ALIVES)
+def test_how_long_the_engine_stays_is_in_a_header_or_in_the_body_as_with_ollama(text: str, seconds: float) -> None:
+    assert ask(x_hotseat_keep_alive=text).keep_alive == seconds
+    body = json.dumps({"model": "a", "keep_alive": text}).encode()
+    assert with_keep_alive(NO_LIMITS, body).keep_alive == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(300, 300.0), (0, 0.0), (-1, inf), (2.5, 2.5), (10**400, inf), (-0.0, 0.0)]
+)
+def test_the_body_may_have_a_number_of_seconds(given: float, seconds: float) -> None:
+    assert with_keep_alive(NO_LIMITS, json.dumps({"keep_alive": given}).encode()).keep_alive == seconds
+
+
+def test_a_request_that_does_not_say_leaves_it_to_the_document() -> None:
+    assert ask().keep_alive is None
+    for body in (b"{}", b'{"keep_alive": null}', b'{"prompt": "keep_alive"}', b'{"keep_alive"', b"\xffkeep_alive"):
+        assert with_keep_alive(NO_LIMITS, body) is NO_LIMITS
+
+
+@pytest.mark.parametrize("given", ["", "soon", "s", "1e3", "inf", "nan", "--1", "1 m", "5d", True, False, [], {}])
+def test_what_is_no_time_to_stay_is_400(given: Any) -> None:
+    with pytest.raises(BadRequest, match=r"`keep_alive` is .*allowed: a duration such as 10m"):
+        with_keep_alive(NO_LIMITS, json.dumps({"keep_alive": given}).encode())
+    if isinstance(given, str):
+        with pytest.raises(BadRequest, match="The header X-Hotseat-Keep-Alive is"):
+            ask(x_hotseat_keep_alive=given)

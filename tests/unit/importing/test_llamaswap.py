@@ -7,13 +7,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from hotseat.api.filters import Filters
 from hotseat.cli.main import main
 from hotseat.engines.base import Placement
 from hotseat.engines.custom import Custom
 from hotseat.importing import Imported, convert
 from hotseat.importing.groups import expand
 from hotseat.importing.models import labels
-from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, TOP_KEYS, TOP_LOST
+from hotseat.importing.reader import MODEL_KEYS, TOP_KEYS, TOP_LOST
 from hotseat.manifests import Manifest, ManifestErrors
 from hotseat.manifests.files import Text
 from hotseat.manifests.loading import load_texts
@@ -97,6 +98,28 @@ def test_a_command_is_what_a_shell_would_make_of_it() -> None:
     assert phi.command == ("llama-server", "--port", "{port}", "-m", "models/phi.gguf", "--ctx-size", "4096")
 
 
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("cmd: llama-server --port ${PORT} -m /m.gguf --api-key sk-1", {"value": "sk-1"}),
+        ("cmd: llama-server --port ${PORT} -hf a/b --api-key=sk-1,sk-2", {"value": "sk-1"}),
+        ("cmd: vllm serve a/b --port ${PORT} --api-key ${env.SECOND_KEY}", {"env": "SECOND_KEY"}),
+        ("cmd: llama-server --port ${PORT} -hf a/b --api-key-file /keys", {"file": "/keys"}),
+        ("cmd: vllm serve a/b --port ${PORT}\nenv: [VLLM_API_KEY=sk-1]", {"value": "sk-1"}),
+        (
+            "cmd: llama-server --port ${PORT} -hf a/b\nenv: ['LLAMA_API_KEY=${env.LLAMA_API_KEY}']",
+            {"env": "LLAMA_API_KEY"},
+        ),
+        ("cmd: llama-server --port ${PORT} -hf a/b", None),
+    ],
+)
+def test_an_engine_that_is_started_with_a_key_is_sent_it(model: str, key: dict[str, str] | None) -> None:
+    spec, notes = one(model)
+    assert spec.get("engineKey") == key
+    assert any("in plain text" in note for note in notes) == (key is not None and "value" in key)
+    assert not any("sk-1" in note for note in notes)
+
+
 def test_macros_are_filled_from_the_last_to_the_first_and_a_models_own_win(monkeypatch) -> None:
     monkeypatch.setenv("MODELS", "/late")
     manifest, _ = sample("house")
@@ -129,7 +152,9 @@ def test_a_fixed_port_stays_and_a_free_one_is_chosen_where_a_macro_asks_for_it()
     assert models["chat"].port is None
     spec, notes = one("cmd: serve --port ${PORT}\nproxy: http://127.0.0.1:81")
     assert (spec["port"], notes) == (81, ["changed: proxy: its port is 81, so ${PORT} in cmd is 81 too"])
-    _, notes = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
+    spec, _ = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
+    assert (spec["engine"], spec["url"]) == ("external", "http://10.0.0.1:80/v1")
+    _, notes = one("cmd: serve\nproxy: http://me@10.0.0.1:80/v1")
     assert any(note.startswith("no equivalent: proxy: http://10.0.0.1:80/v1") for note in notes)
 
 
@@ -164,9 +189,29 @@ def test_names_that_are_no_labels_get_one_and_stay_names() -> None:
 def test_what_clients_could_send_they_still_can() -> None:
     manifest, _ = sample("house")
     chat = next(m for m in manifest.models if "author/chat:7b" in m.names)
-    assert chat.spec.names == ("author/chat:7b", "author/chat:7b:high", "coding:author/chat:7b")
+    assert chat.spec.names == ("author/chat:7b", "coding:author/chat:7b")
     assert {"tiny", "embed/large"} <= {name for m in manifest.models for name in m.names}
     assert next(m for m in manifest.models if m.name == "big-model").shown_name == "Big Model"
+    assert "author/chat:7b:high" in chat.names
+    assert chat.spec.filters == Filters.model_validate(
+        {
+            "strip": ["temperature", "top_p"],
+            "set": {"top_k": 20},
+            "byName": {"author/chat:7b:high": {"set": {"reasoning_effort": "high"}}},
+        }
+    )
+
+
+def test_the_models_name_is_protected_as_it_was_and_macros_are_filled() -> None:
+    manifest, made = importing(
+        "macros: {heat: 0.7}\nmodels: {m: {cmd: 'x ${PORT}', filters: {strip_params: 'model, top_k,', setParams: {model: b, t: '${heat}'}, "
+        "setParamsByID: {'${MODEL_ID}': {a: {b: 1}}, '${MODEL_ID}:x': {model: c}}, later: 1}}}\n"
+    )
+    (model,) = manifest.models
+    assert model.spec.filters == Filters.model_validate(
+        {"strip": ["top_k"], "set": {"t": 0.7}, "byName": {"m": {"set": {"a": {"b": 1}}}, "m:x": {}}}
+    )
+    assert [note.field for _, note in made.notes if note.kind == "no equivalent"] == ["filters.later"]
 
 
 # Times, groups, sets --------------------------------------------------------------------------------------------------
@@ -274,15 +319,15 @@ def test_whatever_has_no_equal_is_told() -> None:
     told = {note.field for _, note in made.notes if note.kind == "no equivalent"}
     assert told == {
         "logLevel", "startPort", "logColours", "profiles.coding", "peers.cloud",
-        "filters.stripParams", "filters.setParams", "filters.setParamsByID", "timeouts", "checkEndpoint", "cmdStop",
-        "sleepMode", "sleepEndpoints", "notYetKnown", "peers.box.filters",
+        "timeouts", "checkEndpoint", "cmdStop",
+        "sleepMode", "sleepEndpoints", "notYetKnown",
     }  # fmt: skip
     assert all(str(note)[:40] in " ".join(made.text.replace("\n# ", " ").split()) for _, note in made.notes)
 
 
 def test_nothing_in_a_value_can_leave_its_comment() -> None:
     manifest, made = importing(
-        'models:\n  m:\n    cmd: x ${PORT}\n    later: "a\\nkind: Model"\n    timeouts: "b\\n---\\nx: y"\n'
+        'models:\n  m:\n    cmd: x ${PORT}\n    later: "a\\nkind: Model"\n    filters: {x: "b\\n---\\nx: y"}\n'
     )
     assert len(manifest.models) == 1
     assert "\nkind: Model\nmetadata" in made.text
@@ -354,7 +399,7 @@ def test_the_page_about_it_names_every_setting_and_its_example_is_taken() -> Non
         "wakeBody",
         "wakeTimeout",
     }
-    settings = MODEL_KEYS | TOP_KEYS | MODEL_LOST.keys() | TOP_LOST.keys()
+    settings = MODEL_KEYS | TOP_KEYS | TOP_LOST.keys()
     assert not [key for key in settings - parts - {"models", "routing", "hooks"} if f"`{key}`" not in page]
     example = page.partition("```yaml\n")[2].partition("```")[0]
     models = "".join(

@@ -56,7 +56,7 @@ def test_what_is_wrong_is_told_where_a_pods_status_shows_it(tmp_path: Path) -> N
     told = environment(tmp_path, engine="llamacpp", source="/none.gguf")
     for changed, message in (
         ({}, "source /none.gguf does not exist"),
-        ({"HOTSEAT_MODEL": told["HOTSEAT_MODEL"].replace("llamacpp", "tgi")}, "this image has no engine 'tgi'"),
+        ({"HOTSEAT_MODEL": told["HOTSEAT_MODEL"].replace("llamacpp", "nosuch")}, "this image has no engine 'nosuch'"),
         ({"HOTSEAT_MODEL": json.dumps({})}, "HOTSEAT_MODEL is not a valid Model"),
     ):
         command = [sys.executable, "-P", "-m", "hotseat.kube.engine_entrypoint"]

@@ -7,6 +7,8 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
+from hotseat.engines.base import Container, Placement
+from hotseat.engines.mock import Mock
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake, bytes_quantity, cores_quantity, needs_fetch
 from hotseat.kube.objects import MergeError, claim_of, drifted, is_owned, service_of
@@ -49,6 +51,16 @@ class TestService:
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/class"] == "gpu.hotseat.dev"
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/initial-scale"] == "0"
         assert template["spec"]["timeoutSeconds"] == template["spec"]["responseStartTimeoutSeconds"] == 3600
+
+    def test_an_engine_gets_its_key_from_where_the_router_does(self) -> None:
+        key = {"secret": {"name": "team", "key": "k"}}
+        for engine, variable in (("vllm", "VLLM_API_KEY"), ("llamacpp", "LLAMA_API_KEY"), ("custom", "ENGINE_API_KEY")):
+            more = {"command": ["x", "{port}"], "image": "i"} if engine == "custom" else {"source": "/m.gguf"}
+            asked = {each["name"]: each for each in container(engine, **more, engineKey=key)["env"]}
+            assert asked[variable]["valueFrom"] == {"secretKeyRef": {"name": "team", "key": "k"}}
+            assert env(container(engine, **more, engineKey={"value": "v"}))[variable] == "v"
+            assert variable not in env(container(engine, **more, engineKey={"env": "OF_THE_ROUTER"}))
+        assert service_of(model("external", mockResponse="x"), SETTINGS, UID) is None
 
     def test_a_long_load_is_not_given_up_by_knative(self) -> None:
         key = "serving.knative.dev/progress-deadline"
@@ -179,9 +191,130 @@ class TestEngines:
         assert not needs_fetch(model("llamacpp", source="pvc://models/a.gguf"))
 
     @pytest.mark.parametrize(
+        ("engine", "spec", "image", "line"),
+        [
+            (
+                "sglang",
+                {"resources": {"gpus": 2}},
+                "lmsysorg/sglang:",
+                "python3 -m sglang.launch_server --model-path /cache/w --host 0.0.0.0 --port 8080 --served-model-name qwen --tp-size 2",
+            ),
+            (
+                "tgi",
+                {"args": ["--quantize", "fp8"]},
+                "ghcr.io/huggingface/text-generation-inference:",
+                "--model-id /cache/w --hostname 0.0.0.0 --port 8080 --shard-uds-path /tmp/hotseat-tgi-8080 --quantize fp8",
+            ),
+            (
+                "tei",
+                {"resources": {"gpus": 0}},
+                "ghcr.io/huggingface/text-embeddings-inference:cpu-",
+                "--model-id /cache/w --hostname 0.0.0.0 --port 8080 --uds-path /tmp/hotseat-tei-8080",
+            ),
+            (
+                "whispercpp",
+                {"source": "hf://ggerganov/whisper.cpp/ggml-base.bin", "port": 9000},
+                "ghcr.io/ggml-org/whisper.cpp:main-cuda",
+                "whisper-server --model /cache/w --host 0.0.0.0 --port 9000 --inference-path /v1/audio/transcriptions --language auto",
+            ),
+        ],
+    )
+    def test_an_engine_without_hotseat_in_its_image(self, engine: str, spec: Json, image: str, line: str) -> None:
+        """Where the image's own program prepares something, there is no command."""
+        made = container(engine, "/cache/w", **{"source": "hf://o/r"} | spec)
+        assert made["image"].startswith(image)
+        part, other = ("args", "command") if line.startswith("--") else ("command", "args")
+        assert made[part] == line.split()
+        assert other not in made
+        port = spec.get("port", 8080)
+        assert made["ports"] == [{"containerPort": port}]
+        assert made["readinessProbe"]["httpGet"] == {"path": "/health", "port": port}
+        assert not made["securityContext"]["readOnlyRootFilesystem"]
+        assert made["securityContext"]["runAsNonRoot"]
+        assert container(engine, "/cache/w", image="mine:1", **{"source": "hf://o/r"} | spec)["image"] == "mine:1"
+
+    def test_images_with_a_cache_of_their_own_use_the_claim(self) -> None:
+        for engine in ("tgi", "tei"):
+            assert env(container(engine, source="hf://o/r"))["HUGGINGFACE_HUB_CACHE"] == "/cache/hf/hub"
+        assert "HUGGINGFACE_HUB_CACHE" not in env(container("vllm", source="hf://o/r"))
+
+    def test_ollama_keeps_its_models_on_the_claim_and_is_ready_once_one_is_loaded(self) -> None:
+        made = service("ollama", source="ollama://qwen3:8b", concurrency=4)
+        engine = made["spec"]["template"]["spec"]["containers"][0]
+        assert engine["image"].startswith("ollama/ollama:")
+        assert engine["command"][:2] == ["/bin/sh", "-c"]
+        assert engine["command"][3:] == ["ollama", "ollama"]
+        assert (
+            env(engine).items()
+            >= {
+                "OLLAMA_HOST": "0.0.0.0:8080",
+                "OLLAMA_MODELS": "/cache/ollama",
+                "OLLAMA_KEEP_ALIVE": "-1",
+                "OLLAMA_MAX_LOADED_MODELS": "1",
+                "OLLAMA_NUM_PARALLEL": "4",
+                "HOTSEAT_OLLAMA_MODEL": "qwen3:8b",
+            }.items()
+        )
+        assert engine["readinessProbe"]["httpGet"] == {"path": "/v1/models/hotseat-ready-qwen", "port": 8080}
+        assert not needs_fetch(model("ollama", source="ollama://qwen3:8b"))
+        assert claim_of(model("ollama", source="ollama://qwen3:8b"), SETTINGS, UID) is not None
+
+    def test_an_engine_that_fetches_a_repository_itself_says_which(self) -> None:
+        by_engine = {"source": "hf://o/r@v1", "cache": {"fetchBy": "Engine"}}
+        for engine, flag in {"sglang": "--model-path", "tgi": "--model-id", "tei": "--model-id"}.items():
+            made = container(engine, **by_engine)
+            line = [*made.get("command", ()), *made.get("args", ())]
+            at = line.index(flag)
+            assert line[at : at + 4] == [flag, "o/r", "--revision", "v1"]
+            assert not needs_fetch(model(engine, **by_engine))
+        with pytest.raises(CannotMake, match=r"use cache\.fetchBy: Job"):
+            container("whispercpp", source="https://h/ggml.bin", cache={"fetchBy": "Engine"})
+
+    def test_an_engine_of_another_package_runs_in_its_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Mine(Mock):
+            name = "mine"
+
+            def check(self, model: Model) -> list[str]:
+                return []
+
+            def image(self, model: Model) -> str:
+                return "mine:1"
+
+            def container(self, model: Model, placement: Placement) -> Container:
+                return Container(
+                    ("serve", model.name), ("--port", str(placement.port)), {"MINE_CACHE": f"{placement.cache}/mine"}
+                )
+
+        monkeypatch.setattr("hotseat.kube.containers.load_engine", lambda _: Mine())
+        made = container("mine")
+        assert (made["image"], made["command"], made["args"]) == ("mine:1", ["serve", "qwen"], ["--port", "8080"])
+        assert env(made)["MINE_CACHE"] == "/cache/mine"
+        assert container("mine", image="mine:2")["image"] == "mine:2"
+
+    @pytest.mark.parametrize(
+        ("source", "adapter", "path"),
+        [
+            ("hf://o/r", "hf://o/sql", "o/sql"),
+            ("hf://o/r", "/adapters/sql", "/adapters/sql"),
+            ("pvc://models/base", "pvc://models/loras/sql", "/weights/loras/sql"),
+        ],
+    )
+    def test_adapters_are_in_the_pod_or_fetched_by_vllm(self, source: str, adapter: str, path: str) -> None:
+        command = container("vllm", "/cache/w", source=source, loras=[{"name": "sql", "source": adapter}])["command"]
+        assert command[-3:-1] == ["--enable-lora", "--lora-modules"]
+        assert json.loads(command[-1]) == {"name": "sql", "path": path}
+
+    @pytest.mark.parametrize("adapter", ["s3://b/sql", "hf://o/sql@v1", "pvc://others/sql", "sql"])
+    def test_adapters_that_cannot_get_into_the_pod_are_said(self, adapter: str) -> None:
+        with pytest.raises(CannotMake, match="the source of a LoRA adapter is"):
+            container("vllm", "/cache/w", source="hf://o/r", loras=[{"name": "sql", "source": adapter}])
+
+    @pytest.mark.parametrize(
         ("spec", "reason"),
         [
-            ({"engine": "tgi"}, "no engine tgi"),
+            ({"engine": "nosuch"}, "no engine nosuch"),
+            ({"engine": "tgi"}, "engine tgi needs source"),
+            ({"engine": "ollama", "source": "hf://o/r"}, "engine ollama needs source: ollama://NAME"),
             ({"engine": "mock", "port": 8012}, "Knative's sidecar"),
             ({"engine": "llamacpp"}, "needs source"),
             ({"engine": "llamacpp", "image": "a", "source": "a.gguf"}, "must begin with /"),

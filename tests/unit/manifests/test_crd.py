@@ -39,7 +39,10 @@ def read(tmp_path):
         roomy.write_text(
             json.dumps({"kind": "List", "items": [workspace(capacity={"gpus": 1024}), model(name="other")]})
         )
-        load([path, roomy] if document["kind"] == "Model" else [path])
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps(model(name="other")))
+        named = "virtualModels" in (document.get("spec") or {})
+        load([path, roomy] if document["kind"] == "Model" else [path, other] if named else [path])
 
     return read
 
@@ -92,7 +95,10 @@ def test_every_field_of_the_documents_is_there():
     for field in walk(ModelSpec):
         where = spec
         for step in field.path.replace("[]", "").split("."):
-            where = where.get("items", where)["properties"][step]  # KeyError: it is missing
+            where = where.get("items", where)
+            where = (
+                where["additionalProperties"] if step == "*" else where["properties"][step]
+            )  # KeyError: it is missing
 
 
 def test_defaults_are_written_as_documents_have_them():

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from hotseat.api.model import Capability, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Capability
 from hotseat.manifests import ManifestErrors, Plugins, load, loading, nodes
 from hotseat.manifests.checks import ENGINES
 
@@ -206,6 +207,16 @@ def test_two_models_that_claim_one_name_are_told_with_the_place_of_the_other(wri
     assert "spec.names[1]: Model/a has the name y already" in found[1]
     assert "spec.names[2]: Model/a has the name a already" in found[2]
     assert "Model/b: spec.names[3]: Model/a has the name y already" in found[3]
+
+
+def test_names_of_filters_are_names_of_their_model(write):
+    filters = {"byName": {"a:think": {}, "x": {}, "a": {}}}
+    (problem,) = problems(write(model("a", names=["x"], filters=filters), model("b", names=["a:think"])))
+    assert "Model/b: spec.names[0]: Model/a has the name a:think already" in problem
+    manifest = load(
+        [write(model("a", names=["x"], filters=filters), model("b", fallback={"model": "a:think"}))], PLUGINS
+    )
+    assert manifest.models[0].names == ("x", "a", "a:think")
 
 
 def test_a_model_that_claims_a_name_twice_is_told(write):
@@ -443,3 +454,36 @@ def test_a_number_in_base_60_of_any_length_is_read_at_once(text, monkeypatch):
     assert tree.data == {"x": text.removeprefix("x: ")}
     (tree,) = nodes.parse("x: 1:30", "f")
     assert tree.data == {"x": 90}
+
+
+def test_a_fallback_may_have_a_name_that_only_a_wildcard_has(write):
+    cloud = model("cloud", engine="external", names=["openai/*"], url="http://127.0.0.1:1")
+    assert load([write(cloud, model("a", fallback={"model": "openai/gpt-4o"}))], PLUGINS)
+    (problem,) = problems(write(cloud, model("a", fallback={"model": "open/gpt-4o"})))
+    assert "no Model has this name" in problem
+
+
+def test_files_with_secrets_and_authorities_are_relative_to_the_folder_of_the_document(write, tmp_path):
+    cloud = model(
+        "cloud",
+        engine="external",
+        url="https://h",
+        engineKey={"file": "keys/openai"},
+        headers=[{"name": "A", "value": "b"}, {"name": "B", "file": "/etc/b"}, {"name": "C", "file": "c"}],
+        tls={"caFile": "ca.pem"},
+    )
+    path = write(cloud)
+    (read,) = load([path], PLUGINS).models
+    spec = read.spec
+    assert (spec.engine_key.file, spec.tls.ca_file) == (str(path.parent / "keys/openai"), str(path.parent / "ca.pem"))
+    assert [header.file for header in spec.headers] == [None, "/etc/b", str(path.parent / "c")]
+
+
+@pytest.mark.parametrize(
+    "key", [{"value": 8123456}, {"value": ["hunter2"]}, {"value": "hunter2" * 2000}, {"value": "hunter2", "env": "A"}]
+)
+def test_a_secret_value_is_in_no_message_about_it(write, key):
+    (problem,) = problems(write(model("a", engineKey=key)))
+    assert "spec.engineKey" in problem
+    assert "hunter2" not in problem
+    assert "8123456" not in problem

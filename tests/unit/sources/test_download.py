@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from urllib3.exceptions import ReadTimeoutError
 
-from hotseat.sources import download
+from hotseat.sources import download, http_client, object_stores
 from hotseat.sources.base import SourceError
+from hotseat.sources.download import Progress
 
 
 class Hanging:
@@ -36,8 +38,9 @@ def test_an_origin_that_hangs_is_given_up_for_good_after_two_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = Hanging(monkeypatch)
+    remote = http_client.HttpFile(hanging, "https://origin/w?key")  # type: ignore[arg-type]
     with pytest.raises(SourceError, match=r"https://origin/w: no data for 12\d s: .*read timed out") as told:
-        download.download(hanging, download.RemoteFile("https://origin/w?key"), tmp_path, "w", lambda *_: None)  # type: ignore[arg-type]
+        download.download(remote, tmp_path, "w", lambda *_: None)
     assert not told.value.retryable, "whoever waits has waited long enough"
     assert hanging.asked == 4
 
@@ -90,8 +93,8 @@ def test_weights_come_through_the_proxy_of_the_environment(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
 ) -> None:
     monkeypatch.setenv(name, f"{scheme}ada:s%40fe@{proxy.address}")
-    remote = download.RemoteFile("http://origin.example.com/w")
-    download.download(download.make_pool(), remote, tmp_path, "w", lambda *_: None)
+    remote = http_client.HttpFile(http_client.make_pool(), "http://origin.example.com/w")
+    download.download(remote, tmp_path, "w", lambda *_: None)
     assert (tmp_path / "w").read_bytes() == b"weights"
     credentials = "Basic " + base64.b64encode(b"ada:s@fe").decode()
     assert proxy.asked == [("http://origin.example.com/w", credentials)]
@@ -99,8 +102,8 @@ def test_weights_come_through_the_proxy_of_the_environment(
 
 def test_https_goes_through_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
-    with pytest.raises(download.HTTPError, match="Tunnel connection failed"):
-        download.make_pool().request("GET", "https://origin.example.com/w")
+    with pytest.raises(http_client.HTTPError, match="Tunnel connection failed"):
+        http_client.make_pool().request("GET", "https://origin.example.com/w")
     assert proxy.asked[0][0] == "CONNECT origin.example.com:443"
 
 
@@ -120,4 +123,16 @@ def test_no_proxy_and_this_machine_are_asked_directly(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("NO_PROXY", "mirror.internal, .internal")
-    assert (download.proxy_of(url) is not None) == through
+    assert (http_client.proxy_of(url) is not None) == through
+
+
+def test_stores_of_objects_are_asked_through_the_proxy_too(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.example.com")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    path = object_stores.fetch("s3://bucket/w", tmp_path, Progress(io.StringIO()))
+    assert path.read_bytes() == b"weights"
+    assert proxy.asked == [("http://minio.example.com/bucket/w", None)]

@@ -197,7 +197,7 @@ def test_a_listing_with_a_size_that_is_none_is_an_error_for_good(
     origin.answers["/bucket/"] = b"<L><Contents><Key>m/a</Key><Size>big</Size></Contents></L>"
     code, last = fetch("s3://bucket/m/", tmp_path, capsys)
     assert (code, last["retryable"]) == (2, False)
-    assert "listing cannot be read" in last["error"]
+    assert last["error"] == "s3://bucket/m/: the store's answer cannot be read"
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_a_path_that_no_file_can_have_is_an_error_of_its_source(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("pvc://claim/a", "needs a cluster"), ("gs://bucket/a", "gs:// cannot be fetched")]
+    ("source", "reason"), [("pvc://claim/a", "needs a cluster"), ("ftp://host/a", "ftp:// cannot be fetched")]
 )
 def test_what_one_machine_cannot_bring_is_an_error(source: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=reason):

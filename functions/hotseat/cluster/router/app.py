@@ -1,6 +1,7 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -11,8 +12,8 @@ from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
-from hotseat.gateway.auth import Keys
-from hotseat.gateway.gauges import of_requests, with_shown_names
+from hotseat.gateway.gauges import of_requests, of_upstreams, with_shown_names
+from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.spool import Spool
@@ -48,14 +49,16 @@ class RouterApp:
         self._metrics = Metrics(self._gauges)
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self._key_source = KeySource((), settings.key_file, optional=True)
+        self._key_source.read()
         self.gateway = create_gateway(
             self.registry,
             self._events,
             self._metrics,
-            Keys(settings.keys),
+            self._key_source.keys,
             self._connections,
             max_body=settings.max_body,
-            cors=frozenset(),
+            cors=frozenset(settings.cors),
             concurrency=concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,
@@ -71,6 +74,7 @@ class RouterApp:
                 "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
             )
         self.registry.begin()
+        self._key_source.watch(lambda: self.registry.set_key_weights(self._key_source.keys.weights))
         self._event_follower.start()
 
     def reload(self) -> None:
@@ -89,7 +93,8 @@ class RouterApp:
             self._request_log.close()
 
     def _gauges(self) -> Iterator[Reading]:
-        yield from with_shown_names(of_requests(self.registry), self._events.shown_name)
+        own = chain(of_requests(self.registry), of_upstreams(self.registry))
+        yield from with_shown_names(own, self._events.shown_name)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
     def _workspace_changed(self, change: Change, workspace: Json) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from hotseat.cluster.router.reads import RemoteLog
 from hotseat.control.codec import from_rfc3339, model_from_row, residency_from_status, switch_from_json, to_rfc3339
 from hotseat.control.event_log import EventLog
 from hotseat.control.owner import LoopOwner
-from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
+from hotseat.control.registry import ModelRegistry, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
-from hotseat.core.errors import Unavailable
+from hotseat.core.errors import Conflict, Unavailable
 from hotseat.core.messages import Residency
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
@@ -43,6 +43,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._switches: tuple[Switch, ...] = ()
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
         self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed, registry.owner)
+        self.gate.apply_key_weights(registry.key_weights)
         self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
         self.reporter.mark()
 
@@ -116,6 +117,10 @@ class RemoteWorkspace(WorkspaceHandle):
         """
         return self._send_command("unload", model, timeout)
 
+    def park(self, model: str, timeout: float | None) -> ModelStatus:  # noqa: ARG002
+        """Raise Conflict: nothing parks on a cluster."""
+        raise Conflict(f"{model} cannot be parked: parking works on one machine only")
+
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
         """Pin a model and wait as `load` does. Raise Unavailable if other pins prevent it."""
         return self._send_command("pin", model, timeout)
@@ -170,9 +175,9 @@ class RemoteWorkspaces(ModelRegistry):
         events: EventLog,
         owner: LoopOwner | None = None,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(owner, events.emit, forget)
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
-        self.pod, self.switcher_client, self.forget, self.events = pod, switcher_client, forget, events
+        self.pod, self.switcher_client, self.events = pod, switcher_client, events
 
     def apply(self, document: Json) -> None:
         """Apply a new or changed Workspace document. While one is invalid, the last good one is used, or what of it can be read."""
@@ -204,21 +209,25 @@ class RemoteWorkspaces(ModelRegistry):
     def close(self, timeout: float) -> None:
         """Refuse queued requests, wait up to TIMEOUT seconds for those in flight, and leave."""
         self._closing = True
+        self.peers.close()
         end = time.monotonic() + timeout
-        for handle in self._handles.values():
-            handle.gate.close()
+        for gate in self.gates:
+            gate.close()
         for handle in self._handles.values():
             if handle.gate.wait_empty(max(0.0, end - time.monotonic())):
                 handle.leave()
+        for gate in self.gates:
+            gate.wait_empty(max(0.0, end - time.monotonic()))
 
     def update_routes(self) -> None:
         """Route all names to where their Models are now. A name that two Models claim belongs to the older one."""
-        routes: dict[str, ModelRoute] = {}
-        there = [(handle, model) for handle in self._handles.values() if not handle.retired for model in handle.models]
-        for handle, model in sorted(there, key=lambda each: (each[0].created.get(each[1].name, ""), each[1].name)):
-            for name in model.names:
-                routes.setdefault(name, ModelRoute(model, handle))
-        self._routes = routes
+        handles = [handle for handle in self._handles.values() if not handle.retired]
+        there = [(model, handle) for handle in handles for model in handle.models]
+        there.sort(key=lambda each: (each[1].created.get(each[0].name, ""), each[0].name))
+        self._route(there, [handle.workspace for handle in handles])
+
+    def _show_names(self, models: Iterable[Model]) -> None:
+        self.events.add_shown_names({model.name: model.shown_name for model in models})
 
 
 def _addresses(residency: Residency) -> set[str]:
@@ -259,4 +268,5 @@ def _status(row: Mapping[str, Any]) -> ModelStatus:
         from_rfc3339(row["retryAt"]) if row.get("retryAt") else None,
         row.get("pinned", False),
         row.get("exitCode"),
+        row.get("rate"),
     )

@@ -390,7 +390,7 @@ class SwitcherApp:
             status = rows.get(name, ModelStatus(name, "unloaded"))
             refused = refusals.get(name)
             theirs = name not in refusals or (refused is not None and refused.reason == NAME_CONFLICT)  # or may be
-            if each.model.spec.url is None and not theirs:
+            if not each.model.is_external and not theirs:
                 states |= dict.fromkeys(each.shown_at(self.namespace), status.state)
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))

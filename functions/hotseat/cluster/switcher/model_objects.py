@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hotseat.api.model import PINNED, Model
+from hotseat.api.model import PINNED, Model, ModelSpec
 from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.control.codec import model_from_row
@@ -43,6 +43,7 @@ from hotseat.kube.objects import (
 )
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
+from hotseat.manifests.inheritance import as_written, inherit
 
 log = logging.getLogger(__name__)
 
@@ -253,11 +254,12 @@ class _ModelReader:
         try:
             known = {"name": meta["name"], "annotations": _pin(document)}
             spec = {"workspace": self.default_workspace, **document["spec"]}
+            spec, wrong = self._inherit(spec)
             model = Model.model_validate({"metadata": known, "spec": spec})
         except ValidationError as error:
             problem = problems_of(error)
         else:
-            made = self._make(document, model)
+            made = self._make(document, model, wrong)
             if not made.problem:
                 return made
             problem = made.problem
@@ -265,13 +267,22 @@ class _ModelReader:
         good = self._last_good(document) or self._of_an_earlier_run(document)
         return problem if good is None else replace(good, generation=meta["generation"], problem=problem)
 
-    def _make(self, document: Json, model: Model) -> ModelObject:
+    def _inherit(self, spec: Json) -> tuple[Json, list[str]]:
+        """Return the spec with what it inherits from its Workspace, and the problems of its placeholders."""
+        workspace = self.workspaces.get(spec["workspace"])
+        its = (
+            {} if workspace is None else workspace.spec.model_dump(by_alias=True, include={"model_defaults", "macros"})
+        )
+        made, problems = inherit(as_written(spec) if its.get("modelDefaults") else spec, its)
+        return made, list(map(str, problems))
+
+    def _make(self, document: Json, model: Model, wrong: Iterable[str] = ()) -> ModelObject:
         meta = document["metadata"]
         settings = self.settings_in(model.spec.workspace)
         runtime, unusable = self.runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
         uid, path = meta["uid"], self.paths.get(job_name(model))
         objects: tuple[Json, ...] = ()
-        problems, fingerprint, unkept = _account_problems(model, settings), "", None
+        problems, fingerprint, unkept = [*wrong, *_account_problems(model, settings)], "", None
         try:
             if runtime is ClusterRuntime.DEPLOYMENT:
                 served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]
@@ -327,7 +338,7 @@ class _ModelReader:
         except ValidationError:
             return None
         runtime, made = self.made.get(meta["uid"], (ClusterRuntime.KNATIVE, None))
-        if model is None or (model.spec.url is None and made is None):
+        if model is None or (not model.is_external and made is None):
             return None
         pinned = model.metadata.model_copy(update={"annotations": _pin(document)})
         return ModelObject(
@@ -442,8 +453,7 @@ def _settle_names(found: dict[str, ModelObject]) -> dict[str, ModelObject]:
             each = settled[model]
             rest = ", ".join(other for other in (owner, *others) if other != model)
             told = f"Model {rest} claims the name {name} too; Model {owner} has it, because it is older"
-            names = tuple(other for other in each.model.spec.names if other != name or model == owner)
-            spec = each.model.spec.model_copy(update={"names": names})
+            spec = each.model.spec if model == owner else _without_name(each.model.spec, name)
             settled[model] = replace(
                 each,
                 model=each.model.model_copy(update={"spec": spec}),
@@ -451,6 +461,15 @@ def _settle_names(found: dict[str, ModelObject]) -> dict[str, ModelObject]:
                 names_conflict="; ".join(filter(None, (each.names_conflict, told))),
             )
     return settled
+
+
+def _without_name(spec: ModelSpec, name: str) -> ModelSpec:
+    """Return the spec without a name that another Model has."""
+    update: Json = {"names": tuple(other for other in spec.names if other != name)}
+    if spec.filters is not None and name in spec.filters.by_name:
+        kept = {other: each for other, each in spec.filters.by_name.items() if other != name}
+        update["filters"] = spec.filters.model_copy(update={"by_name": kept})
+    return spec.model_copy(update=update)
 
 
 def _schedule(model: Model) -> Iterator[tuple[int, str, str]]:

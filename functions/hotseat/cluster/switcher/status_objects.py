@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from hotseat.api.model import Model, OnIdle
+from hotseat.api.lifecycle import OnIdle
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.api.workspace import PromptStorage, Workspace
@@ -32,8 +33,9 @@ NOT_COUNTED = Capacity(None)
 # Fields of a Model's spec that routers need.
 ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
-    "unlisted", "resources", "fallback", "apis", "response_model_name", "loading",
-), True) | {"lifecycle": {"connect_timeout", "response_start_timeout"}}  # fmt: skip
+    "unlisted", "resources", "fallback", "apis", "response_model_name", "loading", "filters",
+    "failover_urls", "retries", "circuit_breaker", "health", "engine_key", "headers", "tls", "mock_response", "allow_mock_response",
+), True) | {"lifecycle": {"connect_timeout", "response_start_timeout", "response_start_timeouts"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {
     "unloaded": "Unloaded",
@@ -92,6 +94,8 @@ def _row(status: ModelStatus) -> Json:
         row["done"] = status.done
     if status.total is not None:
         row["total"] = status.total
+    if status.rate is not None:
+        row["rate"] = status.rate
     if status.retry_at is not None:
         row["retryAt"] = to_rfc3339(status.retry_at)
     if status.pinned:
@@ -103,6 +107,10 @@ def _row(status: ModelStatus) -> Json:
 
 def _spec_for_routers(model: Model) -> Json:
     spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTER_FIELDS, exclude_defaults=True)
+    if model.spec.loras:
+        spec["loras"] = [{"name": each.name, "source": "-"} for each in model.spec.loras]  # routers need the names only
+    if model.engine_model_name != model.name:  # it may be from the source, which routers do not get
+        spec["engineModelName"] = model.engine_model_name
     return {"engine": model.spec.engine, **spec}
 
 
@@ -258,7 +266,9 @@ def model_status(
         "conditions": [*conditions, *_parkable(model, generation), *_of_deployment(deployment, generation)],
         "address": resident.address if resident is not None else None,
         **_of_pods(deployment, int(holds)),
-        "cached": {"done": cache.done, "total": cache.total} if cache and cache.done is not None else None,
+        "cached": {"done": cache.done, "total": cache.total, "rate": status.rate}
+        if cache and cache.done is not None
+        else None,
         "lastSwitch": _last_switch(last) if last is not None else None,
         "pinned": status.pinned,
     }

@@ -20,6 +20,7 @@ class EndpointSet:
         self.in_flight: dict[str, int] = {}  # by instance; none of them is 0
         self._loads: dict[tuple[str, str | None], int] = {}  # the same by instance and address
         self.served: dict[str, int] = {}  # by instance: dispatched ever
+        self.keep_alive: dict[str, tuple[float, float]] = {}  # by instance: see core.messages.Demand
         self.draining = False  # whether any instance is quiescing or draining
         self._residents: tuple[Resident, ...] = ()
         self._batches: dict[str, int] = {}  # by quiescing instance: the last order that it still serves
@@ -43,6 +44,9 @@ class EndpointSet:
         self.draining = any(r.state in (InstanceState.QUIESCING, InstanceState.DRAINING) for r in residents)
         known = {r.instance for r in residents}
         self.served = {instance: count for instance, count in self.served.items() if instance in known}
+        if self.keep_alive:
+            awake = {r.instance for r in residents if r.state is not InstanceState.PARKED}
+            self.keep_alive = {instance: said for instance, said in self.keep_alive.items() if instance in awake}
 
     # Reading ----------------------------------------------------------------------------------------------------------
 

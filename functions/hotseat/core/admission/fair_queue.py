@@ -34,6 +34,7 @@ class QueuedRequest:
     deadline: float | None = None  # when its client gives up
     size: int = 0  # bytes of its body
     number: int = 0  # in its tenant queue
+    keep_alive: float | None = None  # seconds without a request after which its engine is unloaded; None: not stated
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from math import inf
 
 from hotseat.api.model import Fallback, Reason
-from hotseat.core.errors import HotseatError, QueueFull, Unreachable
+from hotseat.core.errors import HotseatError, QueueFull, Unreachable, UpstreamRejected
 
 
 class PrewarmRequests:
@@ -55,13 +55,18 @@ _REFUSALS = {
     "not_loadable": Reason.FAILED,
     "too_large": Reason.FAILED,
     "release_unproven": Reason.FAILED,
+    "upstream_unavailable": Reason.FAILED,
     "weights_not_cached": Reason.LOADING,
     "model_switching_in_progress": Reason.LOADING,
     "queue_full": Reason.WAITING,
     "deadline_unreachable": Reason.WAITING,
     "pinned": Reason.WAITING,
 }
-_KINDS = {Unreachable: Reason.FAILED, QueueFull: Reason.WAITING}  # of errors without a code
+_KINDS = {
+    Unreachable: Reason.FAILED,
+    UpstreamRejected: Reason.FAILED,
+    QueueFull: Reason.WAITING,
+}  # of errors without a code
 
 
 def fallback_reason(

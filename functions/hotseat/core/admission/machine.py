@@ -110,6 +110,7 @@ class AdmissionMachine:
             self._prewarm.snapshot(),
             self._endpoints.busy_pods(),
             self._retries.snapshot(),
+            dict(self._endpoints.keep_alive),
         )
 
     def waiting_by_model(self) -> dict[str, QueuedDemand]:
@@ -130,6 +131,11 @@ class AdmissionMachine:
     def in_flight(self, instance: str) -> int:
         """Return the number of requests in flight at an instance."""
         return self._endpoints.in_flight.get(instance, 0)
+
+    def keep_alive(self, instance: str) -> float | None:
+        """Return how many seconds an instance stays without a request, as a request said. None: none did."""
+        said = self._endpoints.keep_alive.get(instance)
+        return None if said is None else said[0]
 
     def position(self, request: int) -> int | None:
         """Return the position of a request in the queue of its model, 1 for the next. None: it is not queued."""
@@ -169,9 +175,10 @@ class AdmissionMachine:
         request = QueuedRequest(
             s.model, s.priority, self._order, since, tenant=s.tenant, deadline=s.deadline, size=s.size
         )
+        request.keep_alive = s.keep_alive
         if instance := self._endpoints.ready(s.model, limits.concurrency):
             self._requests[s.request] = request
-            dispatch = self._dispatch(s.request, request, instance)
+            dispatch = self._dispatch(s.now, s.request, request, instance)
             if self._endpoints.in_flight[instance.instance] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._edges_matter())]
@@ -240,8 +247,10 @@ class AdmissionMachine:
 
     # Dispatching ------------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, id_: int, request: QueuedRequest, instance: Resident) -> Dispatch:
+    def _dispatch(self, now: float, id_: int, request: QueuedRequest, instance: Resident) -> Dispatch:
         assert instance.address is not None  # noqa: S101 — only those with an address are open
+        if request.keep_alive is not None:
+            self._endpoints.keep_alive[instance.instance] = (request.keep_alive, now)
         request.instance = instance
         self._endpoints.acquire(instance)
         self._retries.end(request.model)
@@ -261,7 +270,7 @@ class AdmissionMachine:
             id_, instance = found
             request = self._requests[id_]
             self._request_queues.remove(now, id_, request, served=True)
-            commands.append(self._dispatch(id_, request, instance))
+            commands.append(self._dispatch(now, id_, request, instance))
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:

@@ -34,6 +34,8 @@ class RequestArrived:
     since: float | None = None  # when it began to wait, if that was elsewhere
     # Seconds after which its client is told to ask again, if its model is not ready. None: it may wait.
     retry_after: float | None = None
+    # Seconds without a request after which the engine that serves it is to be unloaded. None: its client does not say.
+    keep_alive: float | None = None
 
 
 @message

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hotseat.api.units import format_bytes
 from hotseat.core.events import Emit
@@ -10,6 +11,7 @@ from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import LoadFailure, SchedulingSpec
+from hotseat.core.transfer_rate import TransferRate, seconds_left
 
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; a person has to act
@@ -37,6 +39,7 @@ class ModelAvailability:
     cache: dict[str, CacheObserved] = field(default_factory=dict)
     load_requests: dict[str, LoadRequest] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    rates: dict[str, TransferRate] = field(default_factory=dict)  # by model whose weights are being fetched
     checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the check is awaited
     changed: bool = False
 
@@ -80,7 +83,7 @@ class ModelAvailability:
             if cache.state is CacheState.FAILED:
                 self.cache[model] = replace(cache, now=now - REFETCH_PAUSE)
         for model in gone:
-            for models in (self.failures, self.cache, self.load_requests, self.checks):
+            for models in (self.failures, self.cache, self.load_requests, self.checks, self.rates):
                 models.pop(model, None)
             self._retract_refusal(model)
 
@@ -93,12 +96,24 @@ class ModelAvailability:
         if s.model in self.checks:
             self.checks[s.model] = s.now
         if s.state is CacheState.FETCHING:
-            return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
+            return [Emit("model.fetching", s.model, self._progress(s))]
+        self.rates.pop(s.model, None)
         if s.state is CacheState.CACHED:
             self._retract_refusal(s.model, "weights_not_cached")
         if s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
             return [Emit("model.cached", s.model, {})]
         return []
+
+    def _progress(self, s: CacheObserved) -> dict[str, Any]:
+        if s.done is not None:
+            self.rates.setdefault(s.model, TransferRate()).update(s.now, s.done)
+        rate = self.rate(s.model)
+        left = seconds_left(s.done, s.total, rate)
+        return {"done": s.done, "total": s.total, "rate": rate, "remaining": left, "message": s.message}
+
+    def rate(self, model: str) -> int | None:
+        """Return how fast the weights of a model arrive, in bytes per second, where that is known."""
+        return self.rates[model].rate if model in self.rates else None
 
     def cached(self, model: str) -> bool:
         """Whether the weights of a model are complete."""

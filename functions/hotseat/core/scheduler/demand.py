@@ -201,6 +201,10 @@ class DemandState:
         if used is None:
             return []
         self._record_use(used, now)
+        for id_, (seconds, at) in demand.keep_alive.items():
+            known = self.state.instances.get(id_)
+            if known is not None:
+                known.set_keep_alive(seconds, at)
         self.rates.record(now, last, demand, {h.id: h.model for h in instances})
         for instance in instances:
             if demand.served.get(instance.id, 0) > last.served.get(instance.id, 0):

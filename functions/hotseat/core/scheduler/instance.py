@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import inf
 
 from hotseat.core.messages import InstanceState, Transition, replica_name
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
@@ -162,11 +163,14 @@ class Instance:
     dispatched: float = 0.0  # when a request was last dispatched to it
     drain_epoch: int = 0  # routers that have seen it dispatch no more than its batch
     last_used: float = 0.0
+    keep_alive: float | None = None  # seconds, instead of its idle timeout, as a request said …
+    keep_alive_at: float = -inf  # … that was dispatched then
     stop_asked: float | None = None
     pending_detail: str = ""  # what it waits for while it loads or is released, for a person
     unproven_detail: str = ""  # what is not proven gone, for a person
     devices: tuple[str, ...] = ()  # GPUs that it was assigned, where hotseat assigns them
     replica: int = 1  # 1: the primary of its model; see replicas.py
+    park_ordered: bool = False  # an operator wants it parked
     turn: int = 0  # how often it was told to sleep or to wake
     asleep: bool = False  # proven off the accelerator
     parked_since: float | None = (
@@ -231,6 +235,11 @@ class Instance:
         return self.leaving is None and self.state in ACTIVE_STATES
 
     @property
+    def parks(self) -> bool:
+        """Whether it is parked, or will be because an operator wants that."""
+        return self.park_ordered or self.state in (InstanceState.PARKING, InstanceState.PARKED)
+
+    @property
     def drain_until(self) -> float:
         """Return the drain deadline, counted from the last request that was dispatched to it."""
         return max(self.drain_since, self.dispatched) + self.spec.drain_timeout
@@ -240,9 +249,16 @@ class Instance:
         """Return when its idle timeout ends, unless it is used before. None: never."""
         if self.replica > 1 and self.ready_since is not None:
             return self.last_used + min(self.spec.idle_timeout or REPLICA_IDLE_TIMEOUT, REPLICA_IDLE_TIMEOUT)
-        if not self.spec.idle_timeout or self.ready_since is None:
+        timeout = self.spec.idle_timeout or inf if self.keep_alive is None else self.keep_alive
+        if timeout == inf or self.ready_since is None:
             return None
-        return max(self.last_used + self.spec.idle_timeout, self.ready_since + self.spec.min_residency)
+        return max(self.last_used + timeout, self.ready_since + self.spec.min_residency)
+
+    def set_keep_alive(self, seconds: float, at: float) -> None:
+        """Apply what a request said that was dispatched then, unless a later one said something. Of two at once, the longer counts."""
+        later = at > self.keep_alive_at
+        if later or (at == self.keep_alive_at and self.keep_alive is not None and seconds > self.keep_alive):
+            self.keep_alive, self.keep_alive_at = seconds, at
 
     def mark_leaving(self, why: str) -> None:
         """Let it leave as soon as it can, for this reason, unless it has one."""

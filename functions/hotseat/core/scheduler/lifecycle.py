@@ -32,7 +32,7 @@ class InstanceLifecycle:
         """Let an instance leave, or keep it after all. `cut_off`: its queued requests are for its next turn."""
         if instance.state not in ACTIVE_STATES or (instance.state in SLEEP_STATES and not instance.leaving):
             return
-        if instance.leaving or not wanted or self._idle_timed_out(instance, now):
+        if instance.leaving or instance.park_ordered or not wanted or self._idle_timed_out(instance, now):
             if instance.state in (InstanceState.LOADING, InstanceState.RESTORING, *SLEEP_STATES):
                 code = (instance.leaving or "abandoned").capitalize()
                 message = f"the load of {instance.model} was cancelled after {now - instance.since:.1f} s"
@@ -40,7 +40,8 @@ class InstanceLifecycle:
                 self.stop(instance, now)
             elif instance.state is InstanceState.READY and (instance.leaving or self._routers_synced(instance, now)):
                 self.parts.history.drain_started(instance.name, now)
-                why = instance.leaving or ("not wanted" if not wanted else "idle")
+                ordered = "park ordered" if instance.park_ordered else None
+                why = instance.leaving or ordered or ("not wanted" if not wanted else "idle")
                 self.parts.state.transition(
                     instance, Trigger.CUT_OFF if cut_off or instance.replica > 1 else Trigger.QUIESCE, now, why
                 )
@@ -69,7 +70,7 @@ class InstanceLifecycle:
             self.parts.effects.add(*self.parts.sleep.park(instance, now))
             self.parts.effects.wake_at(now + instance.spec.stop_timeout)
         elif now >= until or (drained and parks is False):
-            why = "idle" if idle else "evicted"
+            why = "unloaded" if instance.park_ordered else "idle" if idle else "evicted"
             if drained and self.parts.prompts.may_save(instance, now):
                 self.parts.effects.add(*self.parts.prompts.save(instance, now, why))
                 self.parts.effects.wake_at(now + instance.spec.prompt_timeout)

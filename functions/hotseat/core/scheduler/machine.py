@@ -36,6 +36,7 @@ from hotseat.core.scheduler.messages import (
     FetchOrdered,
     LoadOrdered,
     ModelStatus,
+    ParkOrdered,
     PinOrdered,
     RouterLeft,
     RoutersEnrolled,
@@ -95,6 +96,8 @@ class Scheduler:
                 self._order_fetch(stimulus.model)
             case UnloadOrdered():
                 self._order_unload(stimulus.model)
+            case ParkOrdered():
+                self._order_park(stimulus.model)
             case ShutdownOrdered():
                 self._shut_down()
             case CacheObserved() | CachesObserved():
@@ -182,6 +185,18 @@ class Scheduler:
         if self.parts.demand.waiting(model)[0] or self.parts.demand.wanted(model) is not None:
             message = f"{model} was unloaded while this request was queued; send it again to load the model"
             self.parts.availability.refuse(model, Refusal(self.parts.state.next_epoch, "unloaded", message))
+
+    def _order_park(self, model: str) -> None:
+        spec = self.parts.state.specs.get(model)
+        if spec is None or spec.external or not spec.can_park:
+            return
+        self.parts.availability.load_requests.pop(model, None)
+        self.parts.preferences.record_unload(model)
+        for instance in self.parts.state.instances.of(model):
+            if instance.replica > 1:
+                instance.mark_leaving("unloaded")
+            elif instance.state in (InstanceState.READY, *DRAINING_STATES):
+                instance.park_ordered = True
 
     def _shut_down(self) -> None:
         self.parts.state.down = True

@@ -7,6 +7,7 @@ from hotseat.core.events import Emit
 from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, RuntimeCommand
 from hotseat.core.policy.api import ONE_GPU, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.transfer_rate import seconds_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class SchedulingSpec:
     replicas: int = 1  # maximum of its instances
     pods: int = 1  # maximum of pods of one instance, which its claim is for
     park: bool = False  # it parks instead of stopping, where it can
+    can_park: bool = False  # it can be parked, if an operator says so
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
     prompt_timeout: float = 0.0  # bound on saving, and on restoring, its prompt cache; 0: that is not kept
     prompts_at_exit: bool = False  # it is also saved in a shutdown
@@ -109,6 +111,14 @@ class UnloadOrdered:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkOrdered:
+    """An operator wants a ready model parked: requests in flight, and those that are queued now, are served first."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class PinOrdered:
     """An operator pins a model: it is loaded and not evicted."""
 
@@ -154,6 +164,7 @@ SchedulerStimulus = (
     | LoadOrdered
     | FetchOrdered
     | UnloadOrdered
+    | ParkOrdered
     | PinOrdered
     | UnpinOrdered
     | CachesObserved
@@ -198,3 +209,11 @@ class ModelStatus:
     retry_at: float | None = None
     pinned: bool = False
     exit_code: int | None = None  # of its engine, where that ended by itself
+    rate: int | None = None  # bytes per second of a fetch
+
+    def progress(self) -> dict[str, int | None] | None:
+        """Return the progress of a fetch: bytes, bytes per second and seconds left, where known. None without one."""
+        if self.done is None:
+            return None
+        left = seconds_left(self.done, self.total, self.rate)
+        return {"done": self.done, "total": self.total, "rate": self.rate, "remaining": left}

@@ -91,7 +91,7 @@ class Preferences:
         if returning or self._unloaded:
             rows, used = queue(), max((h.last_used for h in instances), default=0.0)
             self._unloaded -= {model for model, (waiting, _, _) in rows.items() if waiting}
-            self._unloaded -= {h.model for h in instances if h.can_stay}  # loaded since
+            self._unloaded -= {h.model for h in instances if h.can_stay and not h.parks}  # loaded since
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
         stated = [model for model, spec in specs.items() if spec.pinned or spec.kept]
         self.pinned = frozenset(m for m in (*stated, *(self._pins & specs.keys())) if self._is_pinned(m, specs[m]))

@@ -54,7 +54,7 @@ class SleepManager:
         with them would only be another, and sooner, cold start.
         """
         if (
-            not instance.spec.park
+            not (instance.spec.park or instance.park_ordered)
             or instance.replica > 1
             or instance.leaving
             or now < self._not_before.get(instance.model, 0.0)
@@ -122,6 +122,7 @@ class SleepManager:
         self.history.stop_started(instance.model, now)
         instance.turn += 1
         instance.ready_since, instance.parked_since, instance.memory = None, now, None
+        instance.keep_alive, instance.park_ordered = None, False
         self.state.transition(instance, Trigger.PARK, now)
         return [Park(instance.model, instance.id, instance.epoch, instance.turn)]
 

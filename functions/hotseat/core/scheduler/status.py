@@ -241,7 +241,9 @@ def status_of(
         told = f"{failure.reason}: {failure.message}"
         return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)
     if cache is not None and cache.state is CacheState.FETCHING:
-        return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
+        return ModelStatus(
+            name, "fetching", cache.now, cache.message, cache.done, cache.total, rate=availability.rate(name)
+        )
     if cache is not None and cache.state is CacheState.FAILED:
         return ModelStatus(name, "failed", None, cache.message)
     return _unloaded(name)

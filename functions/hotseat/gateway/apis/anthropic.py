@@ -1,6 +1,7 @@
 """Anthropic's Messages API, for engines that speak OpenAI's API only."""
 
 import secrets
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -255,6 +256,7 @@ class _Messages:
 
     path = _CHAT
     stream_type = "text/event-stream; charset=utf-8"
+    fixed: Collection[str] = ()
 
     def __init__(self, raw: bytes, model: str, asked: str) -> None:
         """`model` is the name to the engine, `asked` that to the client."""
@@ -314,6 +316,8 @@ class _Messages:
 
 class _TokenCount(_Messages):
     """A request for the number of tokens of a prompt: a chat completion of one token, whose usage states it."""
+
+    fixed = frozenset({"max_tokens", "max_completion_tokens", "n", "stream"})
 
     def __init__(self, raw: bytes, model: str, asked: str) -> None:  # noqa: ARG002
         """`model` is the name to the engine."""

@@ -5,6 +5,7 @@ from flask import Blueprint, Response
 from hotseat.api.model import Capability
 from hotseat.core.errors import Forbidden
 from hotseat.gateway.accepted_head import Route
+from hotseat.gateway.auth import OPERATE
 from hotseat.gateway.openapi import documented
 
 ROUTES = {
@@ -22,7 +23,11 @@ ROUTES = {
         ("/apply-template", "apply_template", None),
     )
 }
-GET_ROUTES = {path: Route(path, path[1:], None, resident=True) for path in ("/props", "/slots")}
+GET_ROUTES = {
+    "/props": Route("/props", "props", None, resident=True),
+    # With the prompts that the engine processes.
+    "/slots": Route("/slots", "slots", None, resident=True, operation=OPERATE),
+}
 
 
 def llamacpp_blueprint() -> Blueprint:
@@ -30,7 +35,7 @@ def llamacpp_blueprint() -> Blueprint:
     blueprint = Blueprint("llamacpp", __name__)
 
     @blueprint.post("/slots/<slot>")
-    @documented("Refuse: hotseat saves and restores slots", ok=())
+    @documented("Refuse: hotseat saves and restores slots", ok=(), operation=OPERATE)
     def slot_action(slot: str) -> Response:  # noqa: ARG001
         raise Forbidden(
             "Actions on slots are not allowed: hotseat saves and restores the prompt caches of its engines itself.",
@@ -38,7 +43,7 @@ def llamacpp_blueprint() -> Blueprint:
         )
 
     @blueprint.post("/props")
-    @documented("Refuse: a Model says what its engine is", ok=())
+    @documented("Refuse: a Model says what its engine is", ok=(), operation=OPERATE)
     def change_props() -> Response:
         raise Forbidden(
             "Properties of an engine cannot be changed by a request: set them in the Model (spec.args).",

@@ -1,7 +1,7 @@
 """Ollama's API for inference: chats, completions of prompts, and embeddings, for engines that have OpenAI's API only."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -89,6 +89,7 @@ class _Translation:
     """What all translations have. `path` is empty if the engine is not asked."""
 
     stream_type = NDJSON
+    fixed: Collection[str] = ()
 
     def __init__(self, path: str, body: Any, name: str, empty: str = "") -> None:
         """`name` is the one that the client sent. `empty`: why the engine is not asked, in Ollama's words."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -15,8 +16,11 @@ from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.accepted_head import check_named_model
 from hotseat.gateway.apis.ollama import LATEST, NDJSON
+from hotseat.gateway.auth import INFER, OPERATE, READ
 from hotseat.gateway.cache_api import Caches
+from hotseat.gateway.flask_keys import key_of_request
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.openapi import JSON, NAMED, documented
 from hotseat.gateway.wsgi_threads import DEPARTED
@@ -41,45 +45,53 @@ def ollama_blueprint(
 
 def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, caches: Caches | None) -> None:
     @blueprint.get("/")
-    @documented("Answer as Ollama does, which its clients look for", content=["text/plain"])
+    @documented("Answer as Ollama does, which its clients look for", content=["text/plain"], operation=(INFER, READ))
     def root() -> Response:
         return Response("Ollama is running", mimetype="text/plain")  # what clients look for
 
     @blueprint.get("/api/version")
-    @documented("Return the versions of Ollama's API and of hotseat")
+    @documented("Return the versions of Ollama's API and of hotseat", operation=(INFER, READ))
     def version() -> Response:
         return jsonify(version=VERSION, hotseat=__version__)
 
     @blueprint.get("/api/tags")
-    @documented("List the Models")
+    @documented("List the Models", operation=(INFER, READ), checks_models=True)
     def tags() -> Response:
         sizes = {} if caches is None else {name: size for name, (_, size) in caches.cached_weights().items()}
-        listed = [route.model for route in registry.routes().values() if not route.model.spec.unlisted]
+        key, models = key_of_request(), [route.model for route in registry.routes().values()]
+        listed = [model for model in models if not model.spec.unlisted and key.allows(model.names)]
         rows = [
             {**_row(model, name), "modified_at": format_time(started), "size": sizes.get(model.name, 0)}
             for model in listed
-            for name in model.spec.names or (model.name,)
+            for name in _names(model)
         ]
+        if (names := registry.names) is not None:
+            virtual = ((name, registry.candidate(names.peek(name) or "")) for name in names.virtual)
+            rows += [
+                {**_row(route.model, name), "modified_at": format_time(started), "size": 0}
+                for name, route in virtual
+                if route is not None and not registry.candidate(name)
+            ]
         return jsonify(models=sorted(rows, key=lambda row: row["name"]))
 
     @blueprint.get("/api/ps")
-    @documented("List the loaded Models")
+    @documented("List the loaded Models", operation=(INFER, READ), checks_models=True)
     def ps() -> Response:
-        routes, rows = registry.routes(), {}
+        key, routes, rows = key_of_request(), registry.routes(), {}
         for resident in (each for handle in registry.handles for each in handle.gate.residency.residents):
             route = routes.get(resident.model)
-            if route is not None and resident.on_accelerator:
+            if route is not None and resident.on_accelerator and key.allows(route.model.names):
                 memory = route.model.spec.resources.accelerator_memory or 0
                 rows[resident.model] = {
                     **_row(route.model, route.model.shown_name),
                     "size": memory,
                     "size_vram": memory,
-                    "expires_at": _expiry(route.model),
+                    "expires_at": _expiry(route, resident.instance),
                 }
         return jsonify(models=list(rows.values()))
 
     @blueprint.post("/api/show")
-    @documented("Describe a Model", 404, body=NAMED)
+    @documented("Describe a Model", 404, body=NAMED, operation=(INFER, READ), checks_models=True)
     def show() -> Response:
         model = _find(registry, _read_body()).model
         return jsonify(
@@ -102,6 +114,8 @@ def _add_pull(blueprint: Blueprint, registry: ModelRegistry, concurrency: Concur
         502,
         content=[JSON, "application/x-ndjson"],
         body=NAMED,
+        operation=OPERATE,
+        checks_models=True,
     )
     def pull() -> Response:
         body = _read_body()
@@ -129,7 +143,7 @@ def _add_refusals(blueprint: Blueprint) -> None:
         "the file of `hotseat up`, or an object of a cluster."
     )
 
-    @documented("Refuse: documents say which Models there are", 405, ok=())
+    @documented("Refuse: documents say which Models there are", 405, ok=(), operation=OPERATE)
     def refuse() -> Response:
         raise MethodNotAllowed(valid_methods=["OPTIONS"], description=message)
 
@@ -155,13 +169,25 @@ def _find(registry: ModelRegistry, body: dict[str, Any]) -> ModelRoute:
     name = body.get("model") or body.get("name")
     if not isinstance(name, str) or not name:
         raise BadRequest("`model` must be a string: the name of a model.", param="model")
+    name = registry.known_name(name, LATEST)
+    check_named_model(key_of_request(), name, registry)
+    if (names := registry.names) is not None:
+        name = names.peek(name) or name
     try:
-        return registry.find(registry.known_name(name, LATEST))
+        return registry.find(name)
     except UnknownModel as error:
         raise UnknownModel(f"{error.message} hotseat fetches no other ones.", param="model") from None
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
+
+
+def _names(model: Model) -> list[str]:
+    """Return the names in the list: those that its document states for clients, else metadata.name."""
+    named = model.spec.filters.by_name if model.spec.filters is not None else ()
+    own = [each for each in model.spec.names if "*" not in each]
+    adapters = (each.name for each in model.spec.loras)
+    return list(dict.fromkeys((*(own or (model.name,)), *adapters, *named)))
 
 
 def _row(model: Model, name: str) -> dict[str, Any]:
@@ -193,10 +219,11 @@ def _capabilities(model: Model) -> list[str]:
     return [word for word, needed in words.items() if needed & {*stated}]
 
 
-def _expiry(model: Model) -> str:
-    """Return when a Model is unloaded at the latest if no request comes. That can be never."""
-    timeout = model.spec.lifecycle.idle_timeout
-    return format_time(time.time() + timeout) if timeout else _NEVER
+def _expiry(route: ModelRoute, instance: str) -> str:
+    """Return when an instance is unloaded at the latest if no request comes. That can be never."""
+    said = route.handle.gate.keep_alive(instance)
+    timeout = route.model.spec.lifecycle.idle_timeout or inf if said is None else said
+    return _NEVER if timeout == inf else format_time(time.time() + timeout)
 
 
 def _follow(route: ModelRoute, ordered: ModelStatus, departed: Callable[[], bool]) -> Iterator[dict[str, Any]]:

@@ -505,6 +505,8 @@ class ClientConnection(Protocol):
             cast("Transport", transport).resume_reading()
         try:
             transport.write_eof()
+        except NotImplementedError:  # TLS, which tells the client that this is the end, and reads the rest
+            transport.close()
         except OSError:  # the client has reset the connection
             transport.abort()
 

@@ -3,6 +3,7 @@
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hotseat.core.errors import HotseatError
@@ -57,6 +58,14 @@ class StreamsBody(Protocol):
 
     def open_sink(self, drained: Callable[[], None]) -> BodySink:
         """Return where the body goes. `drained` is called, on the loop, when the sink has been full and takes more."""
+
+
+class ListenerTls(Protocol):
+    """The certificate of the server."""
+
+    @property
+    def context(self) -> SSLContext:
+        """What new connections use."""
 
 
 class Service(Protocol):

@@ -39,6 +39,10 @@ class Listener:
         _, length, _, known = found
         return None if known is None else known.again(int(length))
 
+    def forget(self) -> None:
+        """Forget all heads."""
+        self._heads.clear()
+
     def keep(self, head: bytes, request: "Request") -> None:
         """Keep a head that has been parsed and accepted."""
         found = self._heads.find(head)
@@ -51,9 +55,9 @@ class Request:
 
     `path` is decoded and has single slashes, `raw_path` is as it was sent.
     `fields` are the headers in order. `headers` has them by lower-case name, as Latin-1, repeated ones joined by commas.
-    `length` is its Content-Length, None if it has none. `listener` is where it came. `extra` are headers for its response. `accepted`
-    is for the service: what it has found by the head alone. Requests with the same head share it, and `fields` and `headers`, in which
-    Content-Length is that of the first of them.
+    `length` is its Content-Length, None if it has none. `listener` is where it came. `extra` are headers for its response. `key` and
+    `accepted` are for the service: the API key, for routes in Flask, and what it has found by the head alone. Requests with the same
+    head share `accepted`, and `fields` and `headers`, in which Content-Length is that of the first of them.
     """
 
     __slots__ = (
@@ -64,6 +68,7 @@ class Request:
         "fields",
         "headers",
         "keep_alive",
+        "key",
         "length",
         "listener",
         "method",
@@ -79,6 +84,7 @@ class Request:
         self.method, self.fields, self.minor = method, fields, minor
         self.listener = listener
         self.accepted: object = None
+        self.key: object = None
         self.extra: tuple[tuple[str, str], ...] = ()
         self.body: bytes = b""
         self.upgrade = False
@@ -102,7 +108,7 @@ class Request:
         new.method, new.fields, new.minor, new.headers = self.method, self.fields, self.minor, self.headers
         new.raw_path = self.raw_path
         new.path, new.query, new.keep_alive, new.chunked = self.path, self.query, self.keep_alive, False
-        new.listener, new.accepted = self.listener, self.accepted
+        new.listener, new.accepted, new.key = self.listener, self.accepted, None
         new.extra, new.body, new.upgrade, new.length = (), b"", False, length
         return new
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.http.connection import ClientConnection, too_many_connections
-from hotseat.gateway.http.interfaces import HttpLimits, Service
+from hotseat.gateway.http.interfaces import HttpLimits, ListenerTls, Service
 from hotseat.gateway.http.request import Listener
 from hotseat.gateway.http.response import ErrorPage
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 SLACK = 16  # connections beyond the limit that are accepted, to be refused with an answer
 AT_ONCE = 16  # connections that are accepted before others are served
 RETRY_ACCEPT = 0.2  # seconds without accepting connections after a failure
+HANDSHAKE = 10.0  # seconds for the handshake of TLS
 SWEEP = 0.5  # seconds between checks for expired connections
 WARN_AGAIN = 60.0  # seconds between warnings
 
@@ -28,9 +29,14 @@ class HttpServer:
     """Serves `service` on listening sockets, on a running loop."""
 
     def __init__(
-        self, loop: AbstractEventLoop, listeners: Iterable[socket.socket], service: Service, limits: HttpLimits
+        self,
+        loop: AbstractEventLoop,
+        listeners: Iterable[socket.socket],
+        service: Service,
+        limits: HttpLimits,
+        tls: ListenerTls | None = None,
     ) -> None:
-        self.loop, self.service, self.limits = loop, service, limits
+        self.loop, self.service, self.limits, self._tls = loop, service, limits, tls
         self.closing = False
         self._listeners = {sock: _listener(sock) for sock in listeners}
         self._all: set[ClientConnection] = set()
@@ -97,8 +103,18 @@ class HttpServer:
             task.add_done_callback(self._opened)
 
     async def _open(self, connection: ClientConnection, sock: socket.socket) -> None:
+        tls = self._tls
         try:
-            await self.loop.connect_accepted_socket(lambda: connection, sock)
+            if tls is None:
+                await self.loop.connect_accepted_socket(lambda: connection, sock)
+            else:
+                await self.loop.connect_accepted_socket(
+                    lambda: connection,
+                    sock,
+                    ssl=tls.context,
+                    ssl_handshake_timeout=HANDSHAKE,
+                    ssl_shutdown_timeout=self.limits.refusal_time,
+                )
         except Exception as error:  # no memory, or the client has left: others are served
             log.debug("cannot serve a connection: %r", error)
             sock.close()

@@ -5,7 +5,6 @@ No more is read from the engine than the client takes, so a slow client slows it
 
 import asyncio
 import json
-from asyncio import TimerHandle
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -57,7 +56,7 @@ class Exchange:
         "_passing",
         "_response",
         "_task",
-        "_timer",
+        "_timed",
         "_tunnel",
         "sample",
     )
@@ -78,7 +77,7 @@ class Exchange:
         self._extra = encode_fields(extra)
         self._connection: EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._timer: TimerHandle | None = None
+        self._timed: float | None = None  # the limit that it has now
         self._in_events = response.begun  # an error can be told as an event
         call.plain = call.plain or response.begun
         self._passing = False  # the engine's answer has been passed on, at least its head
@@ -143,19 +142,21 @@ class Exchange:
         self._parser.begin(self._call.method)
         head = encode_request(self._call, connection.host)
         patience = self._call.patience
-        if patience is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(patience, self._lose_patience)
+        if patience is not None and self._timed is None:
+            self._timed = patience
+            self._connections.time_limits.add(self, patience)
         connection.send(head, self._call.body)
         if self._response.paused:
             self.pause()
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._timed is not None:
+            self._connections.time_limits.remove(self, self._timed)
+            self._timed = None
 
-    def _lose_patience(self) -> None:
-        limit = f"{self._call.patience:g} s (lifecycle.responseStartTimeout)"
+    def too_late(self) -> None:
+        """End, because the engine has not started its response in time."""
+        limit = f"{self._call.patience:g} s (lifecycle.{self._call.limited_by})"
         self._fail(UpstreamTimeout(f"The engine did not start its response within {limit}."))
 
     # ResponseWriter: the client ----------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Exchange:
         if self._tunnel is not None:
             self._tunnel.write_tunnel(data)
             return
-        if self._timer is not None:
+        if self._timed is not None:
             self._stop_timer()
         parser = self._parser
         assert parser is not None  # noqa: S101
@@ -202,7 +203,7 @@ class Exchange:
             rest = parser.feed(data)
             if rest is not None:
                 self._switch(parser.head, rest)
-            elif parser.head is not None:
+            elif parser.head is not None and (self._call.judge is None or not self._is_refused(parser.head)):
                 self._forward(parser, parser.head)
         except HotseatError as error:
             self._fail(error)
@@ -242,6 +243,14 @@ class Exchange:
     @property
     def _status(self) -> int | None:
         return None if self._parser is None or self._parser.head is None else self._parser.head.code
+
+    def _is_refused(self, head: ResponseHead) -> bool:
+        """Let the answer be judged, when its head has come. If it is not for the client, end with the error."""
+        assert self._call.judge is not None  # noqa: S101
+        if not self._passing and not self._response.begun and (error := self._call.judge(head)) is not None:
+            self._fail(error)
+            return True
+        return False
 
     def _forward(self, parser: ResponseParser, head: ResponseHead) -> None:
         """Send what has come."""
@@ -339,7 +348,7 @@ class Exchange:
         self._over = True
         if self._connection is not None:
             self._settle(keep=False)
-        if self._timer is not None:
+        if self._timed is not None:
             self._stop_timer()
         if self._response.writer is self:
             self._response.writer = None

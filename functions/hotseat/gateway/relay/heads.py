@@ -58,6 +58,7 @@ class Call:
     `upload` is the body if it is not held in memory; `body` is empty then, and `encoded` None.
     `patience` is the time in seconds until the response must have started, or None for no limit. With `upgrade`, the engine
     may switch to the protocol that the client asks for. `rewrite` changes the headers of the response, encoded, for the client.
+    `judge` returns an error if the response is not for the client: then nothing of it is passed on.
     """
 
     address: str  # http://host:port
@@ -73,6 +74,11 @@ class Call:
     )
     rewrite: Callable[[bytes], bytes] | None = None
     upload: Upload | None = None
+    judge: "Callable[[ResponseHead], HotseatError | None] | None" = None
+    # Lines of headers that hotseat adds, and the names of those, in lower case, which the client cannot set.
+    own_headers: bytes = b""
+    own_names: AbstractSet[bytes] = frozenset()
+    limited_by: str = "responseStartTimeout"  # the field that has `patience`
 
 
 @dataclass(slots=True)
@@ -122,6 +128,8 @@ def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901, PLR0912 —
             upgrade = value
     if named - _NAMED_ANYWAY:
         lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0].lower() not in named)]
+    if call.own_names:
+        lines = [lines[0], *_without(lines[1:], call.own_names), call.own_headers]
     if call.upgrade and upgrade:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     if call.plain:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from asyncio import Protocol, Transport
@@ -20,13 +21,17 @@ from urllib.parse import urlsplit
 
 from hotseat.control.owner import LoopOwner
 from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
+from hotseat.engines.access import DialAddress
 from hotseat.gateway.limits import shortage
 from hotseat.gateway.relay.response_parser import ResponseParser, response_heads
+from hotseat.gateway.relay.time_limits import TimeLimits
+from hotseat.gateway.relay.tls import TlsContexts, tls_failed
 
 WRITE_BUFFER = 262_144
 # Seconds after a stream of events in which a connection is not used. llama.cpp closes it then, within a millisecond, and a
 # request that was sent meanwhile would be lost.
 SETTLE_TIME = 0.05
+_CLOSED = "the connection was closed during the TLS handshake"
 _ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -74,6 +79,8 @@ class EngineConnection(Protocol):
         "user",
     )
 
+    cut = False  # the connection has ended where TLS says that it must not
+
     def __init__(self, sock: socket.socket, host: bytes, home: "Bucket") -> None:
         self.host, self.home = host, home
         self.parser = ResponseParser(home.heads)
@@ -115,7 +122,9 @@ class EngineConnection(Protocol):
         if user is not None:
             # A reset of a connection that the engine had closed before is EPIPE, any other ECONNRESET.
             ended = (self._ended and error is None) or isinstance(error, BrokenPipeError)
-            user.engine_gone(clean=ended and error is None, closed_first=ended and not self._has_received())
+            user.engine_gone(
+                clean=ended and error is None and not self.cut, closed_first=ended and not self._has_received()
+            )
         self._transport = None
         self.parser.close()
 
@@ -123,7 +132,11 @@ class EngineConnection(Protocol):
         """Receive what came before the error: an engine may answer and close before it has read all of a request."""
         with contextlib.suppress(OSError):
             while self.user is not None and (data := self._sock.recv(WRITE_BUFFER, socket.MSG_DONTWAIT)):
-                self.user.engine_sent(data)
+                self._deliver(data)
+
+    def _deliver(self, data: bytes) -> None:
+        if self.user is not None:
+            self.user.engine_sent(data)
 
     def pause_writing(self) -> None:
         """Tell the user."""
@@ -154,12 +167,19 @@ class EngineConnection(Protocol):
 
     def _has_received(self) -> bool:
         """Whether the engine's host has acknowledged, perhaps, a byte of the last request."""
+        acked = self._acknowledged()
+        if acked is None:
+            return True
+        return acked > self._before + 1  # the SYN counts as one
+
+    def _acknowledged(self) -> int | None:
+        """Return how many bytes the engine's host has acknowledged. None: not known."""
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
             (acked,) = struct.unpack_from("Q", info, _ACKED)
         except (OSError, struct.error):
-            return True
-        return bool(acked > self._before + 1)  # the SYN counts as one
+            return None
+        return int(acked)
 
     def is_stale(self) -> bool:
         """Whether the engine has closed the connection, or sent unexpected bytes."""
@@ -193,13 +213,126 @@ class EngineConnection(Protocol):
             self._transport.abort()
 
 
+class TlsConnection(EngineConnection):
+    """One connection with TLS. `ready` is done after the handshake, with its error if it failed.
+
+    The loop's own TLS is not used: while reading is paused it loses what it holds if the other side closes the connection.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "cut", "ready")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        host: bytes,
+        home: "Bucket",
+        *,
+        context: ssl.SSLContext,
+        name: str,
+    ) -> None:
+        super().__init__(sock, host, home)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.cut = False
+
+    def connection_made(self, transport: object) -> None:
+        """Begin the handshake."""
+        super().connection_made(transport)
+        self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+        except OSError as error:  # of TLS, or an invalid name
+            self._flush()  # the other side is told why
+            self._fail(error)
+        else:
+            self._flush()
+            self.ready.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Decrypt bytes and pass them on."""
+        self._incoming.write(data)
+        if not self.ready.done():
+            self._shake_hands()
+        if self.ready.done() and not self.ready.cancelled() and (plain := self._decrypted()):
+            super().data_received(plain)
+        if self._ended and self._transport is not None:
+            self._transport.close()
+
+    def _deliver(self, data: bytes) -> None:
+        self._incoming.write(data)
+        if plain := self._decrypted():
+            super()._deliver(plain)
+
+    def _decrypted(self) -> bytes:
+        """Return what can be decrypted of what has come."""
+        pieces = []
+        try:
+            while piece := self._tls.read(WRITE_BUFFER):
+                pieces.append(piece)
+            self._ended = True  # by its own word
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._ended = True
+        except ssl.SSLError as error:
+            self.cut = True
+            self._fail(error)
+        self._flush()
+        return b"".join(pieces)
+
+    def eof_received(self) -> bool:
+        """Close too. Without a word before, someone else may have cut the connection."""
+        self.cut = self.cut or not self._ended
+        return super().eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the user, or who waits for the handshake."""
+        if not self.ready.done():
+            self.ready.set_exception(error if isinstance(error, OSError) else ConnectionResetError(_CLOSED))
+        super().connection_lost(error)
+
+    def send(self, head: bytes, body: bytes = b"") -> None:
+        """Send a request."""
+        self._before = (self._acknowledged() or 1) - 1  # the SYN counts as one
+        self.send_more(head)
+        if body:
+            self.send_more(body)
+
+    def send_more(self, data: bytes) -> None:
+        """Encrypt and send a further piece."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._tls.write(rest) :]
+        except ssl.SSLError:
+            self.cut = True
+            if self._transport is not None:
+                self._transport.abort()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
+
+
 class Bucket:
-    """Idle connections of one address, the last used at the right."""
+    """Idle connections of one address, the last used at the right. With TLS, the address has the digest of its settings."""
 
-    __slots__ = ("address", "heads", "idle", "last", "stalled")
+    __slots__ = ("address", "heads", "idle", "last", "max_age", "stalled")
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, max_age: float) -> None:
+        self.address, self.max_age = address, max_age
         self.idle: deque[EngineConnection] = deque()
         self.heads = response_heads()  # of its responses, for the parsers of its connections
         self.last = -inf  # monotonic: when bytes were last received
@@ -216,7 +349,7 @@ class Connections:
 
     It keeps at most `idle` connections of each address, for at most `max_rest` seconds, and uses none that is
     older than `max_age` seconds: a Service with several pods gives each connection to one of them, and a new pod
-    gets requests by new connections only. `owner` names the thread of the loop.
+    gets requests by new connections only. With TLS that is `max_rest`: a handshake takes some time. `owner` names the thread of the loop.
     """
 
     def __init__(
@@ -236,6 +369,8 @@ class Connections:
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
+        self._tls = TlsContexts()
+        self.time_limits = TimeLimits()  # of exchanges
         self._lookups: dict[tuple[str, int], asyncio.Task[Addresses]] = {}
 
     def take(self, address: str) -> EngineConnection | None:
@@ -243,7 +378,7 @@ class Connections:
         bucket = self._buckets.get(address)
         while bucket and bucket.idle:
             connection = bucket.idle.pop()
-            fresh = self._clock() - connection.opened_at < self._max_age
+            fresh = self._clock() - connection.opened_at < bucket.max_age
             if fresh and not connection.closed and not connection.is_stale():
                 connection.reused = True
                 return connection
@@ -251,29 +386,42 @@ class Connections:
         return None
 
     async def connect(self, address: str) -> EngineConnection:
-        """Return a new connection. Raise UpstreamFailed if that fails."""
+        """Return a new connection: with TLS for a DialAddress. Raise UpstreamFailed if that fails."""
         parts = urlsplit(address)
-        if parts.scheme != "http" or parts.hostname is None:
+        tls = address.tls if isinstance(address, DialAddress) else None
+        if parts.scheme != ("http" if tls is None else "https") or parts.hostname is None:
             raise UpstreamFailed(f"The engine's address {address!r} is not supported; allowed: http://HOST:PORT.")
         bucket = self._buckets.get(address)
         if bucket is None:
-            bucket = self._buckets[address] = Bucket(address)
+            bucket = self._buckets[address] = Bucket(address, self._max_age if tls is None else self._max_rest)
         try:
+            context = None if tls is None else await asyncio.to_thread(self._tls.of, tls)
             async with asyncio.timeout(self._connect_timeout):
-                sock = await self._open(parts.hostname, parts.port or 80)
+                sock = await self._open(parts.hostname, parts.port or (80 if tls is None else 443))
         except TimeoutError as error:
             raise Unreachable("The engine does not accept connections: timed out.") from error
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             raise _not_reached(error) from error
-        connection = EngineConnection(sock, parts.netloc.rpartition("@")[2].encode("latin-1"), bucket)
+        host = parts.netloc.rpartition("@")[2].encode("latin-1")
+        if tls is None or context is None:
+            connection = EngineConnection(sock, host, bucket)
+        else:
+            connection = _with_tls(sock, host, bucket, context, tls.server_name or parts.hostname)
         connection.opened_at = self._clock()
         try:
             for level, option, value in _OPTIONS:
                 sock.setsockopt(level, option, value)
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=sock)
+            if isinstance(connection, TlsConnection):
+                async with asyncio.timeout(self._connect_timeout):
+                    await connection.ready
+        except TimeoutError as error:
+            connection.close()
+            raise Unreachable("The engine does not accept connections: the TLS handshake timed out.") from error
         except OSError as error:
+            connection.close()
             sock.close()
-            raise _not_reached(error) from error
+            raise tls_failed(error) or _not_reached(error) from error
         return connection
 
     async def _open(self, host: str, port: int) -> socket.socket:
@@ -325,14 +473,24 @@ class Connections:
         self._owner.post(lambda: self._forget(address))
 
     def _forget(self, address: str) -> None:
-        bucket = self._buckets.pop(address, None)
-        for connection in list(bucket.idle) if bucket else ():
-            connection.close()
+        parts = urlsplit(address)
+        origin = f"{parts.scheme}://{parts.netloc}"  # a path in the address of an upstream is not connected to
+        for known in [each for each in self._buckets if each.partition("#")[0] == origin]:
+            for connection in list(self._buckets.pop(known).idle):
+                connection.close()
 
     def close(self) -> None:
         """Forget all addresses. On any thread."""
         for address in list(self._buckets):
             self.forget(address)
+
+
+def _with_tls(sock: socket.socket, host: bytes, bucket: Bucket, context: ssl.SSLContext, name: str) -> TlsConnection:
+    try:
+        return TlsConnection(sock, host, bucket, context=context, name=name)
+    except ValueError as error:  # UnicodeError is one
+        sock.close()
+        raise UpstreamFailed(f"The name {name!r} cannot be asked for by TLS: {error}.") from error
 
 
 def _not_reached(error: OSError | RuntimeError) -> HotseatError:

@@ -7,6 +7,7 @@ replaces the file of its slot, and nothing else deletes files. What this switche
 it, and the next one tries each slot.
 """
 
+import logging
 import select
 import threading
 import time
@@ -18,12 +19,16 @@ from urllib.parse import urlsplit
 from hotseat.api.model import Model
 from hotseat.api.types import EngineCall, Json, Method
 from hotseat.core.messages import RestorePrompts, SavePrompts
+from hotseat.engines.access import engine_headers
 from hotseat.engines.base import SavesPrompts, load_engine, prompt_saver
 from hotseat.kube import pods
 from hotseat.kube.constants import FINGERPRINT
 from hotseat.runtimes.engine_http import EngineRefused
 from hotseat.runtimes.kubernetes.informers import annotations
 from hotseat.runtimes.prompt_transfer import END_TIME, EnginePrompts, KeptSlots, Moved, PromptTransfer, Rates
+from hotseat.secret_values import SecretMissing
+
+log = logging.getLogger(__name__)
 
 NOT_KNOWN = 1  # bytes that can be restored, where it is not known whether there are some
 
@@ -96,6 +101,14 @@ class PodPrompts(EnginePrompts):
         super().__init__(engine, files.clock)
         self._files, self._model, self._keep = files, model, keep
         self._fingerprint = annotations(pod).get(FINGERPRINT, "")
+
+    def headers(self) -> bytes:
+        """Return the lines of the headers for the engine. Without its key, it refuses, which is reported."""
+        try:
+            return engine_headers(self._model)
+        except SecretMissing as problem:
+            log.warning("%s", problem)
+            return b""
 
     def forget(self) -> None:
         """Restore no file any more: the engine ended while it restored one. Saving replaces them."""
@@ -194,8 +207,9 @@ def transfer(
     """
     parts = urlsplit(address)
     end_time = inf if isinstance(command, RestorePrompts) else END_TIME
+    headers = b"" if prompts is None else prompts.headers()
     at = (parts.hostname or "", parts.port or 80)
-    it = PromptTransfer(command, prompts, at, time.monotonic(), end_time=end_time)
+    it = PromptTransfer(command, prompts, at, time.monotonic(), end_time=end_time, headers=headers)
 
     def run() -> None:
         while not it.step(time.monotonic()):

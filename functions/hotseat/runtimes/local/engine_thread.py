@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,6 +155,7 @@ class RuntimeContext:
     sampler: MemorySampler
     last_received: Callable[[str], float]
     prompts: PromptStore
+    secret_variables: Callable[[], AbstractSet[str]] = frozenset  # of all documents: environment variables with secrets
     closing: threading.Event = field(default_factory=threading.Event)
 
 
@@ -190,6 +192,7 @@ class EngineThread(threading.Thread):
         self._oom_kills = 0
         self._engine_pid = 0
         self._address, self._endpoint, self._health_path = "", (HOST, 0), ""
+        self._headers = b""  # that hotseat adds to its own requests too
         self._sent_grace: float | None = None  # seconds of grace that the supervisor knows
         self._gone_since = 0.0  # monotonic seconds: when its last process was proven gone
         self._proof_deadline: float | None = None  # monotonic seconds; None: it was not stopped and has not ended
@@ -236,7 +239,9 @@ class EngineThread(threading.Thread):
         if self._prompts is not None and (unfit := self._prompts.report_unfit(self._context.clock(), self.instance)):
             self._context.observe(unfit)
         prompts = None if self._prompts is None else str(self._prompts.directory)
-        plan = make_plan(self.model, self._engine, port, cache_dir, marks, gpus=gpus, prompts=prompts)
+        hidden = self._context.secret_variables()
+        plan = make_plan(self.model, self._engine, port, cache_dir, marks, gpus=gpus, prompts=prompts, hidden=hidden)
+        self._headers = plan.headers
         if self._devices and (names := overridden(self._context.gpus.vendor, self.model)):
             self._warn(
                 f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self._devices)})"
@@ -251,7 +256,7 @@ class EngineThread(threading.Thread):
         self._supervisor = self._hand_to_supervisor(plan)
         self._oom_kills = oom_kills()  # only now, as a request waits: to start the engine takes longer than this
         self._address, self._endpoint, self._health_path = f"http://{HOST}:{port}", (HOST, port), plan.health_path
-        self._probe = HealthProbe(self._endpoint, self._health_path, time.monotonic())
+        self._probe = HealthProbe(self._endpoint, self._health_path, time.monotonic(), self._headers)
 
     def _hand_to_supervisor(self, plan: LaunchPlan) -> SupervisorProcess:
         supervisor = self._context.supervisors.take()
@@ -373,7 +378,8 @@ class EngineThread(threading.Thread):
         transfer = self.mailbox.transfer
         if transfer is not None and transfer is not self._last_transfer and grace is None:
             self._last_transfer = transfer
-            self._transfer = PromptTransfer(transfer, self._prompts, self._endpoint, time.monotonic())
+            now = time.monotonic()
+            self._transfer = PromptTransfer(transfer, self._prompts, self._endpoint, now, headers=self._headers)
         if grace is not None and (self._busy or self._transfer is not None) and not self.model.spec.stop_command:
             self._busy, grace = True, min(grace, BUSY_GRACE)  # nothing is in flight on it
         if grace is None or grace == self._sent_grace:
@@ -411,6 +417,7 @@ class EngineThread(threading.Thread):
                 self.model,
                 self._engine,
                 self._baseline,
+                headers=self._headers,
             )
             self._context.sampler.add(engine)
 
@@ -419,7 +426,8 @@ class EngineThread(threading.Thread):
         health = self.model.spec.health
         if health.period:
             last_received = partial(self._context.last_received, self._address)
-            self._liveness = Liveness(self._endpoint, self._health_path, health, last_received, time.monotonic())
+            path, now, headers = self._health_path, time.monotonic(), self._headers
+            self._liveness = Liveness(self._endpoint, path, health, last_received, now, headers=headers)
 
     def _step_liveness(self) -> None:
         """Continue the liveness check, and report a failure.
@@ -439,9 +447,8 @@ class EngineThread(threading.Thread):
             return
         self._close_requests()
         self._record_processes(supervisor)
-        self._transition = SleepTransition(
-            command, sleep_of(self._engine, self.model), self._endpoint, self._health_path, self._baseline
-        )
+        requests, path, headers = sleep_of(self._engine, self.model), self._health_path, self._headers
+        self._transition = SleepTransition(command, requests, self._endpoint, path, self._baseline, headers=headers)
 
     def _step_transition(self, supervisor: SupervisorProcess) -> None:
         """Continue the transition, and report its result."""

@@ -58,6 +58,15 @@ class Nvml:
         except self._nvml.NVMLError as problem:
             raise OSError(str(problem)) from problem
 
+    def totals(self) -> dict[int, int]:
+        """Return the bytes of memory of each GPU; empty if the driver does not answer."""
+        try:
+            return {
+                index: self._nvml.nvmlDeviceGetMemoryInfo(handle).total for index, handle in enumerate(self._handles)
+            }
+        except self._nvml.NVMLError:
+            return {}
+
     def uuids(self) -> tuple[str, ...]:
         """Return the UUID of each GPU, in the form that CUDA_VISIBLE_DEVICES takes."""
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
-from hotseat.api.model import Health
+from hotseat.api.lifecycle import Health
 from hotseat.api.types import EngineCall, Method
 from hotseat.api.units import format_duration
 from hotseat.runtimes.engine_http import EngineRefused, EngineRequest
@@ -18,9 +18,16 @@ class Liveness:
     """
 
     def __init__(
-        self, address: tuple[str, int], path: str, health: Health, last_received: Callable[[], float], now: float
+        self,
+        address: tuple[str, int],
+        path: str,
+        health: Health,
+        last_received: Callable[[], float],
+        now: float,
+        *,
+        headers: bytes = b"",
     ) -> None:
-        self._address, self._last_received = address, last_received
+        self._address, self._last_received, self._headers = address, last_received, headers
         self._health = health
         self._call = EngineCall.model_construct(path=path, method=Method.GET, body="", timeout=health.period)
         self._request: EngineRequest | None = None
@@ -52,7 +59,7 @@ class Liveness:
                 self._succeeded(received)
                 return ""
             self._requested_at = now
-            self._request = EngineRequest(self._address, [self._call], now)
+            self._request = EngineRequest(self._address, [self._call], now, headers=self._headers)
         try:
             if not self._request.step(now):
                 return ""

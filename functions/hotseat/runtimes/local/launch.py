@@ -7,15 +7,19 @@ import shutil
 import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from hotseat.api.model import Model
+from hotseat.engines.access import engine_headers, key_environment, secret_variables
 from hotseat.engines.base import SECRET_PREFIX, Engine, EngineError, Placement, is_remote
 from hotseat.engines.custom import Custom
+from hotseat.engines.placeholders import filled
 from hotseat.runtimes.local.orphans import INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor import REASONS
+from hotseat.secret_values import SecretMissing
 from hotseat.sources.base import SourceError, cached, redacted
 
 HOST = "127.0.0.1"
@@ -54,6 +58,7 @@ class LaunchPlan:
     stop_command: tuple[str, ...]
     port: int
     health_path: str
+    headers: bytes = field(default=b"", repr=False)  # lines of the head of each request to it
 
 
 class PortReservations:
@@ -90,22 +95,31 @@ def make_plan(
     *,
     gpus: Mapping[str, str | None] = MappingProxyType({}),
     prompts: str | None = None,
+    hidden: AbstractSet[str] = frozenset(),
 ) -> LaunchPlan:
     """Return what to run. Raise CannotStart if that is not possible.
 
     `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs
-    (None: unset); `prompts`: the directory for its saved prompts, if they are kept.
+    (None: unset); `prompts`: the directory for its saved prompts, if they are kept; `hidden`: variables with secrets, of which it
+    gets its own only.
     """
-    placement = Placement(HOST, port, weights_of(model, engine, cache_dir), prompts)
+    weights = weights_of(model, engine, cache_dir)
+    adapters = tuple(_fetched(each.source, cache_dir) for each in model.spec.loras)
+    placement = Placement(HOST, port, weights, prompts, adapters)
     try:
+        model = filled(model, placement)
         launch = engine.launch(model, placement)
         stop_command = _fill(model, model.spec.stop_command, placement)
-    except EngineError as problem:
+        key = key_environment(model, getattr(engine, "key_variable", ""))
+        headers = engine_headers(model)
+    except (EngineError, SecretMissing) as problem:
         raise CannotStart(str(problem)) from problem
-    env = {name: value for name, value in base_environment().items() if name not in gpus}
+    hidden = (hidden - secret_variables(model)) | gpus.keys()
+    env = {name: value for name, value in base_environment().items() if name not in hidden}
     env |= {name: value for name, value in gpus.items() if value is not None}
-    env |= dict(launch.env) | {variable.name: variable.value for variable in model.spec.env} | dict(marks)
-    return LaunchPlan(launch.argv, env, stop_command, port, model.spec.health.path or engine.health_path(model))
+    env |= dict(launch.env) | key | {variable.name: variable.value for variable in model.spec.env} | dict(marks)
+    health_path = model.spec.health.path or engine.health_path(model)
+    return LaunchPlan(launch.argv, env, stop_command, port, health_path, headers)
 
 
 def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) -> None:
@@ -136,6 +150,10 @@ def weights_of(model: Model, engine: Engine, cache_dir: Path) -> str | None:
     source = model.spec.source
     if source is None or (is_remote(source) and not engine.fetches(model)):
         return None
+    return _fetched(source, cache_dir)
+
+
+def _fetched(source: str, cache_dir: Path) -> str:
     try:
         path = cached(source, cache_dir)
     except SourceError as problem:

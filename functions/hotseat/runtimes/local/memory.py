@@ -70,6 +70,7 @@ class SampledEngine:
     engine: Engine
     baseline: MemoryBaseline | None = None
     reported: int | None = None  # bytes; None before the first measurement
+    headers: bytes = b""  # lines of the head of requests to it
 
 
 class MemorySampler:
@@ -138,7 +139,9 @@ def engine_memory(engine: SampledEngine) -> int:
     if not isinstance(engine.engine, TellsMemory):
         return 0
     try:
-        response = get(urlsplit(engine.address).netloc, engine.engine.memory_path(engine.model), REQUEST_TIMEOUT)
+        headers = dict(line.split(": ", 1) for line in engine.headers.decode().splitlines())
+        netloc, path = urlsplit(engine.address).netloc, engine.engine.memory_path(engine.model)
+        response = get(netloc, path, REQUEST_TIMEOUT, headers)
         return 0 if response is None else engine.engine.read_memory(response[1]) or 0
     except ValueError:
         return 0

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.ports import LogView, Observe
-from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
+from hotseat.engines.access import secret_variables
+from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver, sources_of
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
@@ -48,6 +49,7 @@ from hotseat.runtimes.local.reused_threads import ReusedThreads
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch
 from hotseat.sources.base import SourceError, cached
+from hotseat.sources.cache import CacheEntry, UseLocks, entries, prune
 
 EXTERNAL = "external"  # the engine whose servers are neither started nor stopped
 CLOSE_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the runtime ends
@@ -88,10 +90,13 @@ class LocalRuntime:
         self._observe: Observe | None = None
         self._lock = threading.Lock()  # guards the tables below; `observe` is never called under it
         self._models: dict[str, Model] = {}
+        self._hidden: frozenset[str] = frozenset()
+        self._secret_variables: frozenset[str] = frozenset()
         self._engines: dict[str, Engine] = {}  # by name; loading an engine reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
         self._instances: dict[str, EngineThread] = {}
         self._fetches: dict[str, WeightsFetch] = {}
+        self._use_locks = UseLocks(cache_dir)
         self._checking: set[str] = set()  # models for which a thread checks whether they could be loaded
         self._unavailable: set[str] = set()  # models whose weights were not available at the last check
         self._threads: set[threading.Thread] = set()
@@ -115,6 +120,7 @@ class LocalRuntime:
             MemorySampler(self._report, clock, accelerators),
             last_received,
             self._prompts,
+            lambda: self._secret_variables,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
@@ -145,11 +151,14 @@ class LocalRuntime:
                 if self._models.get(name) != model or name in self._unavailable
             ]
             self._models = documents
+            self._secret_variables = frozenset().union(self._hidden, *map(secret_variables, documents.values()))
             self._prompts.keep_models({name: model.spec.workspace for name, model in documents.items()})
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
                 self._add_engine(name)
-            for name in [name for name, fetch in self._fetches.items() if _source(documents.get(name)) != fetch.source]:
+            for name in [
+                name for name, fetch in self._fetches.items() if not _wants(documents.get(name), fetch.sources)
+            ]:
                 self._fetches.pop(name).cancel()
             running = {instance.model.name for instance in self._instances.values()}
             for name in self._logs.keys() - documents.keys() - running:
@@ -157,6 +166,7 @@ class LocalRuntime:
             for name in documents.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
             unfetched = [model for model in changed if not self._is_fetching(model.name)]  # a fetch reports by itself
+        self._hold_sources()
         for model in changed:
             self._drop_unfit_prompts(model)
         for state in [self._cache_state(model) for model in unfetched]:  # all together, so that they make one decision
@@ -244,6 +254,10 @@ class LocalRuntime:
         """Set how the prompts of each Workspace are kept. Those that are missing keep none."""
         self._prompts.configure(settings)
 
+    def hide(self, variables: frozenset[str]) -> None:
+        """Set further variables that no engine gets. It counts from the next `update` on."""
+        self._hidden = variables
+
     def saves_prompts(self, model: Model) -> bool:
         """Whether the engine of a Model can save its prompt cache."""
         with self._lock:
@@ -274,6 +288,34 @@ class LocalRuntime:
                     files = path.rglob("*") if path.is_dir() else (path,)
                     found[name] = (str(path), sum(file.stat().st_size for file in files if file.is_file()))
         return found
+
+    def cache_entries(self) -> list[CacheEntry]:
+        """Return what is in the cache of weights, also of other documents."""
+        return entries(self._cache_dir)
+
+    def prune_cache(self, older_than: float, *, dry_run: bool) -> list[CacheEntry]:
+        """Delete weights that nobody has used for so many seconds, and return them."""
+        return prune(self._cache_dir, older_than, dry_run=dry_run)
+
+    def _hold_sources(self) -> None:
+        """Lock the cached sources of all Models, and of instances that run with an earlier document, against a prune.
+
+        Not under the runtime's lock, because the file system may hang.
+        """
+        self._use_locks.hold(self._fetched_sources())
+
+    def _fetched_sources(self) -> Iterator[str]:
+        with self._lock:
+            models = [*self._models.values(), *(instance.model for instance in self._instances.values())]
+        for model in models:
+            if self._is_fetched(model):
+                yield from filter(is_remote, sources_of(model))
+
+    def _is_fetched(self, model: Model) -> bool:
+        engine = self._engines.get(model.spec.engine)
+        with contextlib.suppress(Exception):  # of an engine from another package: see `_cache_state`
+            return engine is not None and is_remote(model.spec.source) and engine.fetches(model)
+        return False
 
     def _put(self, command: Park | Wake | SavePrompts | RestorePrompts) -> None:
         with self._lock:
@@ -308,6 +350,7 @@ class LocalRuntime:
         for model_log in self._logs.values():
             model_log.close()
         self._prompts.close()
+        self._use_locks.close()
         self._state_dir.unlock()
 
     def _model(self, name: str) -> Model:
@@ -349,21 +392,33 @@ class LocalRuntime:
             observation = self._cache_state(model)
             if observation.state is CacheState.CACHED:
                 observation = self._check_start(model)
-            elif observation.state is CacheState.ABSENT and model.spec.source is not None:
-                self._start_fetch(model, model.spec.source)
+            elif observation.state is CacheState.ABSENT and (
+                missing := self._missing(model, self._engines[model.spec.engine])
+            ):
+                self._hold_sources()  # again, if somebody has deleted the directory
+                self._start_fetch(model, missing)
                 return
         except Exception as problem:
             log.exception("cannot check whether %s could be loaded", model.name)
             observation = CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}")
         self._report(observation)
 
-    def _start_fetch(self, model: Model, source: str) -> None:
+    def _start_fetch(self, model: Model, sources: tuple[str, ...]) -> None:
         with self._lock:
             if self._context.closing.is_set() or self._is_fetching(model.name):
                 return
-            if _source(self._models.get(model.name)) != source:
+            if not _wants(self._models.get(model.name), sources):
                 return  # the document has changed, and its cache state was reported
-            fetch = WeightsFetch(model.name, source, self._cache_dir, self._child_env, self._report, clock=self._clock)
+            first, *more = sources
+            fetch = WeightsFetch(
+                model.name,
+                first,
+                self._cache_dir,
+                self._child_env,
+                self._report,
+                clock=self._clock,
+                more=tuple(more),
+            )
             self._start_thread(fetch)
             self._fetches[model.name] = fetch
 
@@ -384,14 +439,12 @@ class LocalRuntime:
 
     def _cache_state(self, model: Model) -> CacheObserved:
         """Return whether the weights are in the cache. No network is used."""
-        source, engine = model.spec.source, self._engines.get(model.spec.engine)
+        engine = self._engines.get(model.spec.engine)
         state, message = CacheState.CACHED, ""
         try:
             if engine is None:
                 state, message = CacheState.FAILED, f"no installed package provides the engine {model.spec.engine}"
-            elif (
-                source is not None and model.spec.engine != EXTERNAL and self._is_absent(source, engine.fetches(model))
-            ):
+            elif model.spec.engine != EXTERNAL and self._missing(model, engine):
                 state = CacheState.ABSENT
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
@@ -401,8 +454,11 @@ class LocalRuntime:
         (self._unavailable.add if state is CacheState.FAILED else self._unavailable.discard)(model.name)
         return CacheObserved(self._clock(), model.name, state, message)
 
-    def _is_absent(self, source: str, fetches: bool) -> bool:
-        return (fetches or not is_remote(source)) and cached(source, self._cache_dir) is None
+    def _missing(self, model: Model, engine: Engine) -> tuple[str, ...]:
+        """Return the sources that must be fetched. Raise SourceError for one that cannot be."""
+        own = None if is_remote(model.spec.source) and not engine.fetches(model) else model.spec.source
+        wanted = (*(() if own is None else (own,)), *(each.source for each in model.spec.loras))
+        return tuple(each for each in wanted if cached(each, self._cache_dir) is None)
 
     def _add_engine(self, name: str) -> None:
         try:
@@ -424,5 +480,6 @@ class LocalRuntime:
                 log.exception("the observer failed to handle %s", observation)
 
 
-def _source(model: Model | None) -> str | None:
-    return None if model is None else model.spec.source
+def _wants(model: Model | None, sources: tuple[str, ...]) -> bool:
+    """Whether a Model has these sources."""
+    return model is not None and {*sources} <= {*sources_of(model)}

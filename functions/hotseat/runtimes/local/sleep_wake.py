@@ -27,10 +27,12 @@ class SleepTransition:
         address: tuple[str, int],
         health_path: str,
         baseline: MemoryBaseline | None,
+        *,
+        headers: bytes = b"",
     ) -> None:
         now = time.monotonic()
         self.command = command
-        self._address, self._health_path = address, health_path
+        self._address, self._health_path, self._headers = address, health_path, headers
         self._baseline = baseline if isinstance(command, Park) else None
         self._memory_before = 0 if self._baseline is None else self._baseline.held_memory()
         self._request: EngineRequest | HealthProbe | None = None
@@ -38,7 +40,8 @@ class SleepTransition:
         if requests is not None:
             parks = isinstance(command, Park)
             calls = requests.sleep if parks else requests.wake
-            self._request = EngineRequest(address, calls, now, state_path=requests.state_path, sleeping=parks)
+            state = requests.state_path
+            self._request = EngineRequest(address, calls, now, state_path=state, sleeping=parks, headers=headers)
         self._can_sleep = requests is not None
 
     @property
@@ -67,7 +70,7 @@ class SleepTransition:
                 return False
             self._request.close()
             woken = isinstance(self._request, EngineRequest) and isinstance(self.command, Wake)
-            self._request = HealthProbe(self._address, self._health_path, now) if woken else None
+            self._request = HealthProbe(self._address, self._health_path, now, self._headers) if woken else None
             if self._request is not None:
                 return self._request.step(now)
         self._query_at = now + QUERY_PAUSE

@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class WeightsFetch(threading.Thread):
-    """One fetch, from the first attempt to CACHED or FAILED. Nothing is reported once it is cancelled."""
+    """One fetch, from the first attempt to CACHED or FAILED. Nothing is reported once it is cancelled.
+
+    `more`: sources that are fetched after the first one, such as those of LoRA adapters.
+    """
 
     def __init__(
         self,
@@ -36,10 +39,12 @@ class WeightsFetch(threading.Thread):
         observe: Observe,
         *,
         clock: Callable[[], float],
+        more: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name=f"fetch-{model}", daemon=True)
         self.model = model
-        self.source = source
+        self.sources = (source, *more)
+        self.source = source  # that is being fetched
         self._cache_dir = cache_dir
         self._env = env
         self._observe = observe
@@ -62,7 +67,9 @@ class WeightsFetch(threading.Thread):
         self._report(CacheState.FETCHING)
         state, message = CacheState.CACHED, ""
         try:
-            self._fetch()
+            for source in self.sources:
+                self.source = source
+                self._fetch()
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:

@@ -644,3 +644,32 @@ def test_a_back_off_is_waited_out_by_those_who_have_the_time() -> None:
         to(1, "a"),
         to(4, "a"),
     ]
+
+
+# Keep alive -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_request_says_of_its_engine_is_reported_from_its_dispatch_until_the_engine_is_gone() -> None:
+    gate = router(a=Limits(concurrency=1))
+    gate.step(seen(1, resident("a")))
+    gate.step(RequestArrived(1.0, 1, "a"))
+    assert gate.demand().keep_alive == {}
+    gate.step(RequestArrived(2.0, 2, "a", keep_alive=0.0))  # queued: it says nothing yet
+    assert (gate.demand().keep_alive, gate.keep_alive("a@1")) == ({}, None)
+    gate.step(RequestFinished(3.0, 1))
+    assert (gate.demand().keep_alive, gate.keep_alive("a@1")) == ({"a@1": (0.0, 3.0)}, 0.0)
+    gate.step(RequestFinished(4.0, 2))
+    gate.step(RequestArrived(5.0, 3, "a"))  # it does not say, so the last one counts
+    gate.step(RequestFinished(6.0, 3))
+    gate.step(seen(2, resident("a", QUIESCING)))
+    assert gate.demand().keep_alive == {"a@1": (0.0, 3.0)}
+    gate.step(seen(3, resident("b")))
+    assert gate.demand().keep_alive == {}
+
+
+def test_what_a_request_says_ends_when_its_engine_is_parked() -> None:
+    gate = router()
+    gate.step(seen(1, resident("a")))
+    gate.step(RequestArrived(2.0, 2, "a", keep_alive=60.0))
+    gate.step(seen(2, resident("a", InstanceState.PARKED)))
+    assert gate.demand().keep_alive == {}

@@ -62,13 +62,24 @@ class Story:
         seen: int | None = None,
         router: str = "r",
         requested: tuple[str, ...] = (),
+        keep_alive: Mapping[str, tuple[float, float]] | None = None,
     ) -> list[SchedulerCommand]:
         """A router's snapshot, of one that has seen the newest epoch unless told otherwise."""
         self.seq += 1
         since = now if since is None else since
         queued = {model: QueuedDemand(count, since) for model, count in (waiting or {}).items()}
         seen = self.machine.epoch if seen is None else seen
-        snapshot = Demand(router, self.seq, seen, queued, flight or {}, served or {}, quiescing or {}, requested)
+        snapshot = Demand(
+            router,
+            self.seq,
+            seen,
+            queued,
+            flight or {},
+            served or {},
+            quiescing or {},
+            requested,
+            keep_alive=keep_alive or {},
+        )
         return self.machine.step(DemandReported(now, snapshot))
 
     def ready(self, now: float, model: str, of: int) -> list[SchedulerCommand]:

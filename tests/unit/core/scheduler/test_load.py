@@ -74,9 +74,13 @@ def test_weights_are_fetched_before_anything_makes_space_for_them() -> None:
     story.machine.step(CacheObserved(1.0, "b", ABSENT))
     assert story.demand(2.0, {"b": 1}) == [Fetch("b")]
     assert story.demand(3.0, {"b": 1}) == []  # once
-    progress = Emit("model.fetching", "b", {"done": 5, "total": 10, "message": "half"})
+    progress = Emit("model.fetching", "b", {"done": 5, "total": 10, "rate": None, "remaining": None, "message": "half"})
     assert story.machine.step(CacheObserved(4.0, "b", FETCHING, "half", 5, 10)) == [progress]
     assert story.machine.status()[1] == ModelStatus("b", "fetching", 4.0, "half", 5, 10)
+    faster = {"done": 7, "total": 10, "rate": 4, "remaining": 1, "message": "more"}
+    assert story.machine.step(CacheObserved(4.5, "b", FETCHING, "more", 7, 10)) == [Emit("model.fetching", "b", faster)]
+    status = story.machine.status()[1]
+    assert status.progress() == {"done": 7, "total": 10, "rate": 4, "remaining": 1}
     assert story.states()["a"] == "ready"
     there = story.machine.step(CacheObserved(5.0, "b", CACHED))
     assert there[0] == Emit("model.cached", "b", {})

@@ -24,6 +24,8 @@ from hotseat.core.policy.eviction import parked_victims
 from hotseat.core.scheduler.history import Estimate
 from hotseat.core.scheduler.messages import (
     LoadOrdered,
+    ParkOrdered,
+    PinOrdered,
     SchedulerCommand,
     SchedulingSpec,
     ShutdownOrdered,
@@ -404,3 +406,62 @@ def test_an_engine_that_hangs_as_it_is_told_to_sleep_is_stopped() -> None:
     assert [c for c in said if isinstance(c, Stop)] == [Stop("a", instance, epoch, 10.0)]
     said = story.machine.step(InstanceReleased(4.0, instance, epoch))
     assert [c.model for c in said if isinstance(c, Start)] == ["b"]
+
+
+# Ordered --------------------------------------------------------------------------------------------------------------
+
+CAN = SchedulingSpec(can_park=True)
+
+
+def test_an_operator_parks_a_model_and_its_next_request_wakes_it() -> None:
+    story = Bedroom(a=CAN)
+    story.use(1.0, "a")
+    story.machine.step(ParkOrdered(2.0, "a"))
+    assert orders(story.demand(2.1)) == [Park("a", "w/a@2", 2, 1)]
+    assert [e.type for e in emitted(story.parked(2.5, "a", 700))] == ["model.parked"]
+    assert story.states() == {"a": "parked"}
+    assert orders(story.demand(3.0, {"a": 1})) == [Wake("a", "w/a@2", 2, 2)]
+    story.woken(3.1, "a")
+    story.demand(4.0)
+    assert story.states() == {"a": "ready"}  # the order is carried out
+
+
+def test_what_is_in_flight_ends_before_it_sleeps() -> None:
+    story = Bedroom(a=CAN)
+    story.use(1.0, "a")
+    story.demand(1.5, {}, {"w/a@2": 1})
+    story.machine.step(ParkOrdered(2.0, "a"))
+    assert orders(story.demand(3.0, {}, {"w/a@2": 1})) == []
+    assert orders(story.demand(4.0)) == [Park("a", "w/a@2", 2, 1)]
+
+
+def test_a_pinned_model_is_parked_and_stays_so_until_it_is_requested() -> None:
+    story = Bedroom(a=CAN)
+    story.use(1.0, "a")
+    story.machine.step(PinOrdered(1.5, "a"))
+    story.machine.step(ParkOrdered(2.0, "a"))
+    story.demand(2.1)
+    story.parked(2.5, "a")
+    story.tick(60.0)
+    assert story.states() == {"a": "parked"}
+    story.demand(61.0, {"a": 1})
+    assert story.states() == {"a": "waking"}
+
+
+def test_a_model_that_cannot_park_or_is_not_loaded_is_left_alone() -> None:
+    story = Bedroom(a=SchedulingSpec(), b=CAN)
+    story.use(1.0, "a")
+    for model in "ab":
+        story.machine.step(ParkOrdered(2.0, model))
+        story.demand(2.1)
+    assert story.states() == {"a": "ready", "b": "unloaded"}
+    story.demand(3.0, {"b": 1})
+    assert story.machine.instances
+
+
+def test_one_that_does_not_fall_asleep_is_stopped() -> None:
+    story = Bedroom(a=CAN)
+    story.use(1.0, "a")
+    story.machine.step(ParkOrdered(2.0, "a"))
+    story.demand(2.1)
+    assert orders(story.balks(3.0, "a")) == [Stop("a", "w/a@2", 2, 10.0)]

@@ -48,7 +48,7 @@ class Handler:
 class Server:
     """Serves `service` on a free port."""
 
-    def __init__(self, service=None, loop="uvloop", **limits):
+    def __init__(self, service=None, loop="uvloop", tls=None, **limits):
         self.service = service or Kept()
         self.loop = LOOPS[loop]()
         self.owner = LoopOwner()
@@ -56,7 +56,7 @@ class Server:
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
         self.address = self._listener.getsockname()
-        self.http = HttpServer(self.loop, [self._listener], self.service, HttpLimits(**limits))
+        self.http = HttpServer(self.loop, [self._listener], self.service, HttpLimits(**limits), tls)
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

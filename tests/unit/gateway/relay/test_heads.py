@@ -52,6 +52,14 @@ def test_which_page_asks_is_judged_here(name):
     assert request((name, b"https://app.example"), method="GET") == []
 
 
+def test_a_key_of_the_engine_can_be_neither_set_nor_taken_out_by_a_client():
+    own = {"own_headers": b"X-Team: blue\r\nAuthorization: Bearer k\r\n", "own_names": {b"x-team", b"authorization"}}
+    kept = request(
+        (b"x-TEAM", b"red"), (b"X-Other", b"1"), (b"Connection", b"X-Team, Authorization"), method="GET", **own
+    )
+    assert kept == [b"X-Other: 1", b"X-Team: blue", b"Authorization: Bearer k"]
+
+
 def test_a_request_says_whom_it_is_for_and_how_long_it_is():
     head = encode_request(
         Call("", "POST", b"/v1/x?a=b", [(b"Host", b"evil"), (b"Accept", b"*/*")], b"{}"), b"127.0.0.1:80"

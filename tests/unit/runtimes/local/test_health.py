@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from hotseat.api.model import Health
+from hotseat.api.lifecycle import Health
 from hotseat.runtimes.local.health import Liveness
 
 HEALTH = Health(period="10s", failureThreshold=3)
