@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from flask import Blueprint, Response, redirect
+from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from hotseat.core.errors import NotFound, shortened
@@ -27,13 +27,13 @@ def add_page_routes(blueprint: Blueprint) -> None:
         for part in (files("hotseat.ui") / "static").iterdir()
     }
 
-    def answer(name: str) -> Response:
+    def answer(name: str) -> BaseResponse:
         if name not in parts:
             raise NotFound(f"The web page has no part {shortened(name)}.")
         body, kind = parts[name]
         response = Response(body, content_type=f"{kind}; charset=utf-8", headers=_HEADERS)
         response.add_etag()
-        return response
+        return response.make_conditional(request)
 
     @blueprint.get("/ui")
     @documented("Redirect to the web page", ok=(308,), content=["text/html"], keyless=True)
@@ -42,10 +42,10 @@ def add_page_routes(blueprint: Blueprint) -> None:
 
     @blueprint.get("/ui/")
     @documented("Return the web page", content=["text/html"], keyless=True)
-    def index() -> Response:
+    def index() -> BaseResponse:
         return answer("index.html")
 
     @blueprint.get("/ui/static/<name>")
     @documented("Return a part of the web page", 404, content=sorted({*_TYPES.values()}), keyless=True)
-    def static(name: str) -> Response:
+    def static(name: str) -> BaseResponse:
         return answer(name)
