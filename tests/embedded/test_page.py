@@ -220,3 +220,46 @@ def test_axe_finds_nothing_serious(hotseat: Hotseat, open_page: Open, scheme: st
             if each["impact"] in ("serious", "critical")
         ]
         assert serious == [], view
+
+
+def test_a_busy_box_says_who_waits_and_why(up: Up, open_page: Open) -> None:
+    """Four models, two users, a failed load. With HOTSEAT_TEST_SCREENSHOTS=FOLDER, pictures of it are kept there."""
+    hotseat = up(
+        workspace(tenants={"header": "X-User"}),
+        model("qwen3-8b", "--load-time", "1", "--tokens-per-second", "30", names=["qwen3:8b"]),
+        model("gemma3-27b", "--load-time", "2", "--tokens-per-second", "20"),
+        model("llama4-scout", "--load-time", "1", "--tokens-per-second", "40"),
+        model("deepseek-r1", "--fault", "exit-loading"),
+    )
+    empty = open_page(hotseat)
+    shows(empty, "The accelerator is free")
+    _keep_picture(empty, "empty")
+    users = [{"X-User": name} for name in ("ada", "ben")]
+    for number, name in enumerate(("qwen3-8b", "gemma3-27b", "deepseek-r1", "llama4-scout", "qwen3-8b")):
+        hotseat.ask(name, max_tokens=20, headers=users[number % 2])
+    calls = [hotseat.send("qwen3-8b", stream=True, max_tokens=100, headers=user) for user in users]
+    for call in calls:
+        call.begun()
+    calls += [hotseat.send("gemma3-27b", stream=True, max_tokens=20, headers=user) for user in users]
+    calls.append(hotseat.send("llama4-scout", max_tokens=20))
+    hotseat.wait_for(lambda: hotseat.waiting() == 3)
+    page = open_page(hotseat)
+    shows(page, "its turn is in")
+    shows(page, "the engine exited")
+    playwright.expect(page.get_by_label("3 waiting")).to_be_visible()
+    _keep_picture(page, "busy")
+    page.emulate_media(color_scheme="dark")
+    _keep_picture(page, "busy-dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    _keep_picture(page, "busy-phone")
+    page.set_viewport_size({"width": 1280, "height": 860})
+    page.goto(f"http://{hotseat.address}/ui/#/models/deepseek-r1")
+    shows(page, "ExitedWhileLoading")
+    _keep_picture(page, "failed-load")
+    for call in calls:
+        call.leave()
+
+
+def _keep_picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("HOTSEAT_TEST_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png")
