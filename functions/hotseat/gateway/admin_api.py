@@ -26,6 +26,7 @@ from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
+from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
@@ -65,6 +66,7 @@ def admin_blueprint(
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     add_llmsnap_routes(blueprint, registry, concurrency)
+    add_page_routes(blueprint)
     return blueprint
 
 

@@ -16,7 +16,8 @@ from hotseat.gateway.spool import Spool
 from hotseat.gateway.upstream_checks import UpstreamChecks
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
-OPEN_PATHS = frozenset({"/health", "/ready"})  # without a key
+OPEN_PATHS = frozenset({"/health", "/ready", "/ui"})  # without a key
+PAGE = "/ui/"  # the web page, which holds no data
 FLASK_BODY = 65536  # bytes of a body; the routes in Flask use little
 
 
@@ -66,7 +67,7 @@ class GatewayService:
         own_origin = request.listener.port == self._upstream_port
         if own_origin and not request.path.startswith(upstream.PREFIX):
             raise NotFound(f"Port {self._upstream_port} serves paths below {upstream.PREFIX} only.")
-        if request.path in OPEN_PATHS:
+        if request.path in OPEN_PATHS or request.path.startswith(PAGE):
             request.key = ANYBODY
             return self._flask.handler(request, FLASK_BODY)
         caller = self._authenticate(request, own_origin=own_origin)

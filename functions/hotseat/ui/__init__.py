@@ -1,0 +1,1 @@
+"""The web page: `static/` is built from the sources in ui/ of the repository."""

@@ -1,0 +1,204 @@
+// Try a model: chat (streamed, with images), embeddings, transcription, speech, images, rerank, and a raw request.
+import { useRef, useState } from "preact/hooks";
+import { base, eventsOf, key, send } from "./api";
+import { seconds } from "./format";
+import { models } from "./state";
+
+type Kind = "chat" | "embeddings" | "transcription" | "speech" | "image" | "rerank" | "raw";
+const KINDS: [Kind, string][] = [["chat", "Chat"], ["embeddings", "Embeddings"], ["transcription", "Transcription"], ["speech", "Speech"],
+  ["image", "Images"], ["rerank", "Rerank"], ["raw", "Raw request"]];
+
+interface Message { role: "user" | "assistant"; text: string; thinking?: string; image?: string; note?: string; bad?: boolean }
+
+export function Playground() {
+  const [kind, setKind] = useState<Kind>("chat");
+  const [model, setModel] = useState("");
+  const chosen = model || models.value[0]?.id || "";
+  return (
+    <section class="card play">
+      <header>
+        <h2>Playground</h2>
+        <select aria-label="Model" value={chosen} onChange={(event) => setModel(event.currentTarget.value)}>
+          {models.value.map((each) => <option value={each.id}>{each.id}</option>)}
+        </select>
+      </header>
+      <div class="choices" role="group" aria-label="Kind of request">
+        {KINDS.map(([value, text]) => <button type="button" aria-pressed={kind === value} onClick={() => setKind(value)}>{text}</button>)}
+      </div>
+      {kind === "chat" ? <Chat model={chosen} /> : <Once key={kind} kind={kind} model={chosen} />}
+    </section>
+  );
+}
+
+function Chat({ model }: { model: string }) {
+  const [messages, setMessages] = useState<Message[]>([]);
+  const [text, setText] = useState("");
+  const [image, setImage] = useState("");
+  const abort = useRef<AbortController | null>(null);
+  const [busy, setBusy] = useState(false);
+
+  const submit = async () => {
+    if (!text.trim() || busy) return;
+    const asked: Message = { role: "user", text, ...(image && { image }) };
+    const history = [...messages.filter((each) => !each.bad), asked];
+    const answer: Message = { role: "assistant", text: "" };
+    const show = () => setMessages([...history, { ...answer }]);
+    show();
+    setText("");
+    setImage("");
+    setBusy(true);
+    const began = performance.now();
+    let first = 0, tokens = 0;
+    abort.current = new AbortController();
+    try {
+      const body = { model, stream: true, stream_options: { include_usage: true }, messages: history.map((each) => ({
+        role: each.role,
+        content: each.image ? [{ type: "text", text: each.text }, { type: "image_url", image_url: { url: each.image } }] : each.text,
+      })) };
+      const response = await send("v1/chat/completions", {
+        method: "POST", body: JSON.stringify(body), signal: abort.current.signal,
+        headers: { "Content-Type": "application/json", "X-Hotseat-Loading": "reasoning" },
+      });
+      for await (const { data } of eventsOf(response)) {
+        if (data === "[DONE]") break;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new Error(chunk.error.message);
+        const delta = chunk.choices?.[0]?.delta ?? {};
+        if (delta.reasoning_content) answer.thinking = (answer.thinking ?? "") + delta.reasoning_content;
+        if (delta.content) {
+          first ||= performance.now();
+          answer.text += delta.content;
+          tokens++;
+        }
+        tokens = chunk.usage?.completion_tokens ?? tokens;
+        show();
+      }
+      const took = (performance.now() - (first || began)) / 1000;
+      answer.note = `first token after ${seconds((first - began) / 1000)} · ${tokens} tokens · ${(tokens / Math.max(took, 0.001)).toFixed(1)}/s`;
+    } catch (error) {
+      answer.bad = true;
+      answer.note = error instanceof DOMException ? "stopped" : String(error instanceof Error ? error.message : error);
+    }
+    show();
+    setBusy(false);
+  };
+
+  const pick = (event: Event) => {
+    const file = (event.currentTarget as HTMLInputElement).files?.[0];
+    if (!file) return;
+    const reader = new FileReader();
+    reader.onload = () => setImage(String(reader.result));
+    reader.readAsDataURL(file);
+  };
+
+  return (
+    <div class="chat">
+      <ol class="messages" aria-live="polite">
+        {messages.length === 0 && <li class="empty">Say something to {model || "a model"}. If it is not loaded, the answer tells how its load goes.</li>}
+        {messages.map((each) => (
+          <li class={each.role}>
+            {each.image && <img src={each.image} alt="sent with the message" />}
+            {each.thinking && <p class="thinking">{each.thinking}</p>}
+            <p>{each.text}{each.role === "assistant" && !each.text && !each.note && <span class="dots">…</span>}</p>
+            {each.note && <small class={each.bad ? "bad" : ""}>{each.note}</small>}
+          </li>
+        ))}
+      </ol>
+      <form onSubmit={(event) => { event.preventDefault(); void submit(); }}>
+        <textarea rows={3} aria-label="Message" placeholder="Message" value={text} onInput={(event) => setText(event.currentTarget.value)}
+          onKeyDown={(event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); void submit(); } }} />
+        <div class="actions">
+          <label class="file">{image ? "Image chosen" : "Image…"}<input type="file" accept="image/*" onChange={pick} /></label>
+          {messages.length > 0 && <button type="button" onClick={() => setMessages([])}>Clear</button>}
+          {busy ? <button type="button" class="danger" onClick={() => abort.current?.abort()}>Stop</button> : <button type="submit" class="main">Send</button>}
+        </div>
+      </form>
+    </div>
+  );
+}
+
+interface Shape { path: string; body: (model: string, text: string) => unknown; ask: string; text: string; file?: boolean }
+const SHAPES: Record<Exclude<Kind, "chat">, Shape> = {
+  embeddings: { path: "v1/embeddings", ask: "Text", text: "The quick brown fox", body: (model, input) => ({ model, input }) },
+  transcription: { path: "v1/audio/transcriptions", ask: "Prompt (optional)", text: "", file: true, body: () => ({}) },
+  speech: { path: "v1/audio/speech", ask: "Text to speak", text: "Hello", body: (model, input) => ({ model, input, voice: "alloy" }) },
+  image: { path: "v1/images/generations", ask: "Description", text: "A lighthouse in the fog", body: (model, prompt) => ({ model, prompt, n: 1, response_format: "b64_json" }) },
+  rerank: { path: "v1/rerank", ask: "Query, then one document a line", text: "capital of France\nParis is the capital of France.\nBerlin is in Germany.",
+    body: (model, text) => { const [query, ...documents] = text.split("\n"); return { model, query, documents: documents.filter(Boolean) }; } },
+  raw: { path: "v1/completions", ask: "Body", text: "", body: (_, text) => JSON.parse(text) },
+};
+
+function Once({ kind, model }: { kind: Exclude<Kind, "chat">; model: string }) {
+  const shape = SHAPES[kind];
+  const raw = kind === "raw";
+  const [text, setText] = useState(raw ? JSON.stringify({ model, prompt: "Once upon a time", max_tokens: 32 }, null, 2) : shape.text);
+  const [path, setPath] = useState(shape.path);
+  const [file, setFile] = useState<File | null>(null);
+  const [busy, setBusy] = useState(false);
+  const [result, setResult] = useState<{ text?: string; audio?: string; images?: string[]; note: string; bad?: boolean } | null>(null);
+
+  const run = async () => {
+    setBusy(true);
+    const began = performance.now();
+    const note = () => `after ${seconds((performance.now() - began) / 1000)}`;
+    try {
+      const init: RequestInit = { method: "POST" };
+      if (shape.file) {
+        const form = new FormData();
+        form.set("model", model);
+        if (text) form.set("prompt", text);
+        if (file) form.set("file", file);
+        init.body = form;
+      } else {
+        init.body = JSON.stringify(shape.body(model, text));
+        init.headers = { "Content-Type": "application/json" };
+      }
+      const response = await send(path.replace(/^\//, ""), init);
+      const type = response.headers.get("Content-Type") ?? "";
+      if (type.startsWith("audio/")) setResult({ audio: URL.createObjectURL(await response.blob()), note: note() });
+      else if (type.includes("json")) {
+        const body = await response.json();
+        const images = kind === "image" ? (body.data ?? []).map((each: any) => (each.b64_json ? `data:image/png;base64,${each.b64_json}` : "")).filter(Boolean) : [];
+        setResult({ images, text: images.length ? "" : JSON.stringify(body, null, 2), note: note() });
+      } else setResult({ text: await response.text(), note: note() });
+    } catch (error) {
+      setResult({ note: error instanceof Error ? error.message : String(error), bad: true });
+    }
+    setBusy(false);
+  };
+
+  let curl = "";
+  try {
+    const auth = key.value ? ` -H "Authorization: Bearer $HOTSEAT_API_KEY"` : "";
+    const url = new URL(path.replace(/^\//, ""), base).href;
+    curl = shape.file ? `curl ${url}${auth} -F model=${quote(model)} -F file=@${file?.name ?? "FILE"}`
+      : `curl ${url}${auth} -H 'Content-Type: application/json' -d ${quote(JSON.stringify(shape.body(model, text)))}`;
+  } catch { /* the body is not JSON yet */ }
+
+  return (
+    <form class="once" onSubmit={(event) => { event.preventDefault(); void run(); }}>
+      {raw && <label>Path<input value={path} onInput={(event) => setPath(event.currentTarget.value)} /></label>}
+      {shape.file && <label>File<input type="file" accept="audio/*,video/*" onChange={(event) => setFile(event.currentTarget.files?.[0] ?? null)} /></label>}
+      <label>{shape.ask}<textarea rows={raw ? 10 : 4} value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
+      <div class="actions"><button type="submit" class="main" disabled={busy || (shape.file && !file)} aria-busy={busy}>Send</button></div>
+      {curl && (
+        <div class="curl">
+          <code>{curl}</code>
+          <button type="button" onClick={() => void navigator.clipboard.writeText(curl)} aria-label="Copy the curl line">Copy</button>
+        </div>
+      )}
+      {result && (
+        <div class="result" aria-live="polite">
+          <small class={result.bad ? "bad" : ""}>{result.note}</small>
+          {result.audio && <audio controls src={result.audio} />}
+          {result.images?.map((each) => <img src={each} alt="generated" />)}
+          {result.text && <pre class="log" tabIndex={0}>{result.text.slice(0, 100_000)}</pre>}
+        </div>
+      )}
+    </form>
+  );
+}
+
+function quote(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
