@@ -4,7 +4,7 @@ import { clock, hue, seconds } from "./format";
 import { lanesOf, type Lane, type Span } from "./spans";
 import { events, running } from "./state";
 
-const RANGES = [[120, "2 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "24 h"]] as const;
+const RANGES = [[60, "1 min"], [120, "2 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "24 h"]] as const;
 const ROW = 30, TOP = 24, GAP = 7;
 
 interface Hit { lane: Lane; span: Span; x: number; y: number }
