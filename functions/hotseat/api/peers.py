@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from hotseat.api.engine_access import Tls
 from hotseat.api.secrets import SecretValue
@@ -26,3 +26,10 @@ class Peer(Document):
     )
     prefix: str = Field(default="", max_length=100, description="What the names of its models begin with here.")
     refresh_period: Duration = Field(default=30.0, description="Interval at which its list of models is read.")
+
+    @field_validator("tls")
+    @classmethod
+    def _tls_is_for_https(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        if tls is not None and not str(info.data.get("url", "https://")).startswith("https://"):
+            raise ValueError("tls is set, but url does not begin with https://")
+        return tls

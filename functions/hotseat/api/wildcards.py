@@ -36,14 +36,15 @@ def name_for_engine(model: Model, asked: str | None) -> str:
     if not asked or not model.is_external:
         is_adapter = asked and any(asked == each.name for each in spec.loras)
         return asked if asked and is_adapter else model.engine_model_name
-    if spec.filters is not None and asked in spec.filters.by_name and asked not in spec.names:
+    own = asked == model.name or asked in spec.names
+    wildcard = None if own else Wildcards(spec.names).find(asked)
+    if not own and wildcard is None and spec.filters is not None and asked in spec.filters.by_name:
         asked = model.shown_name
     stated = spec.engine_model_name
     if stated is None:
         return asked
     if STAR not in stated:
         return stated
-    wildcard = None if asked in model.names else Wildcards(spec.names).find(asked)
     if wildcard is not None:
         before, after = wildcard.split(STAR)
         asked = asked[len(before) : len(asked) - len(after)]

@@ -32,8 +32,12 @@ AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 MISSING = 1  # exit code
 CONNECT_TIMEOUT = 3.0  # seconds, to find out whether a server elsewhere accepts connections
 _PORT = 49_999  # stands for the port that is chosen at the start
-_SECRET_NAME = re.compile(r"(?i)(?:key|token|secret|password|passwd|credentials?)$")
-_SECRET_FLAG = re.compile(r"(?i)--?(?:[a-z0-9-]*-)?(?:api-key|key|token|secret|password|auth)|-hft")
+_SECRET_NAME = re.compile(r"(?i)(?:keys?|tokens?|secrets?|pass|passwords?|passwd|pat|credentials?)$")
+_SECRET_FLAG = re.compile(r"(?i)--?(?:[a-z0-9_-]*[_-])?(?:api[_-]keys?|keys?|tokens?|secrets?|passwords?|auth)|-hft")
+# Of a word that has several, such as the script of `sh -c` or JSON: what names a secret, and what follows it.
+_WITHIN = re.compile(
+    r"""(?i)((?:keys?|tokens?|secrets?|passwords?|passwd|auth)["']?\s*(?:[:=]\s*|\s)["']?)[^\s"',}]+"""
+)
 _FILES = (".gguf", ".safetensors", ".jinja", ".jinja2", ".bin", ".onnx", ".pt", ".pth", ".gbnf", ".yaml", ".yml")
 _WRAPPERS = ("env", "nice", "nohup", "numactl", "taskset", "ionice", "stdbuf", "setsid")
 _CONTAINERS = ("docker", "podman", "nerdctl")  # paths in their commands may be paths in a container
@@ -212,7 +216,7 @@ def _plan_launch(model: Model, plan: Plan, cache_dir: Path) -> None:
     shown = [word.replace(str(_PORT), "PORT") for word in words]
     plan.argv = hidden(shown, launch.env)
     own = {name: value for name, value in launch.env.items() if os.environ.get(name) != value}
-    plan.env = {name: HIDDEN if _SECRET_NAME.search(name) else value for name, value in own.items()}
+    plan.env = {name: HIDDEN if _SECRET_NAME.search(name) else redacted(value) for name, value in own.items()}
     plan.missing += _missing_program(launch.argv, launch.env.get("PATH", os.defpath))
     plan.missing += _missing_files(launch.argv, weights)
 
@@ -240,6 +244,10 @@ def hidden(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
         shown = word
         if follows or (equals and (_SECRET_FLAG.fullmatch(flag) or _SECRET_NAME.search(flag))):
             shown = HIDDEN if follows else f"{flag}={HIDDEN}"
+        elif equals and (inner := word[len(flag) + 1 :].partition("="))[1] and _SECRET_NAME.search(inner[0]):
+            shown = f"{flag}={inner[0]}={HIDDEN}"
+        elif any(mark in word for mark in (" ", "{", ": ")):
+            shown = _WITHIN.sub(rf"\1{HIDDEN}", word)
         for secret in secrets:
             shown = shown.replace(secret, HIDDEN)
         follows = not equals and _SECRET_FLAG.fullmatch(word) is not None

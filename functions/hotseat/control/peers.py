@@ -49,7 +49,11 @@ def _model(peer: Peer, workspace: str, row: Mapping[str, Any]) -> Model | None:
     if row.get("peer") or row["id"] not in names or not wanted:
         return None
     stated, metadata = row.get("capabilities"), row.get("metadata")
-    known = [each for each in stated if each in set(Capability)] if isinstance(stated, list) else []
+    known = (
+        [each for each in stated if isinstance(each, str) and each in set(Capability)]
+        if isinstance(stated, list)
+        else []
+    )
     spec = {
         "engine": "external",
         "url": peer.url,
@@ -83,9 +87,9 @@ def _object_name(peer: str, name: str) -> str:
     return "-".join(part.strip("-") for part in (peer[:_PEER_PART], plain, digest) if part.strip("-"))
 
 
-def without_conflicts(own: Iterable[Model], theirs: Iterable[Model]) -> list[Model]:
-    """Return THEIRS without names that OWN or an earlier one has. A Model whose first name is taken is left out."""
-    taken = set(chain.from_iterable(model.names for model in own))
+def without_conflicts(own: Iterable[Model], theirs: Iterable[Model], reserved: Iterable[str] = ()) -> list[Model]:
+    """Return THEIRS without RESERVED names and those that OWN or an earlier one has. A Model whose first name is taken is left out."""
+    taken = {*reserved, *chain.from_iterable(model.names for model in own)}
     kept = []
     for model in theirs:
         if model.shown_name in taken or model.name in taken:
@@ -138,6 +142,9 @@ class PeerList:
             except (urllib3.exceptions.HTTPError, OSError, ValueError, SecretMissing, RecursionError) as error:
                 why = explain(error) if isinstance(error, urllib3.exceptions.HTTPError) else error
                 self._report(f"cannot read its models: {why}")
+            except Exception:  # the list is read again
+                log.exception("peer %s: internal error (a bug in hotseat)", self._peer.name)
+                self._report("cannot read its models: internal error")
             else:
                 self._report("")
                 if models != self.models and not self._stop.is_set():
@@ -194,12 +201,12 @@ class Peers:
                 each.stop()
         self._lists = lists
 
-    def models(self, own: Iterable[Model]) -> list[Model]:
-        """Return the Models of peers. OWN are those of documents, whose names are not given to others."""
+    def models(self, own: Iterable[Model], reserved: Iterable[str] = ()) -> list[Model]:
+        """Return the Models of peers. OWN are those of documents, whose names are not given to others, nor are RESERVED ones."""
         return (
             []
             if not self._lists
-            else without_conflicts(own, (model for each in self._lists.values() for model in each.models))
+            else without_conflicts(own, (model for each in self._lists.values() for model in each.models), reserved)
         )
 
     def rows(self) -> list[dict[str, Any]]:

@@ -174,7 +174,10 @@ class ModelRegistry:
             self._route_all()
 
     def _route_all(self) -> None:
-        there, theirs = list(self._own), self.peers.models([model for model, _ in self._own])
+        specs = [workspace.spec for workspace in self._workspaces]
+        reserved = {each.name for spec in specs for each in spec.virtual_models}
+        reserved |= {name for spec in specs for profile in spec.profiles.values() for name in profile}
+        there, theirs = list(self._own), self.peers.models([model for model, _ in self._own], reserved)
         self._show_names(theirs)
         for workspace in self._workspaces:
             if workspace.spec.peers and workspace.name not in self._peer_workspaces:

@@ -146,7 +146,7 @@ def _seconds(server: UpstreamServer, now: float) -> float | None:
 
 def needs_servers(spec: ModelSpec) -> bool:
     """Whether it matters which servers of a Model fail: it has several, or asks for retries, a circuit breaker or health checks."""
-    if spec.engine != "external" or not spec.url:
+    if spec.engine != "external" or not spec.url or spec.mock_response is not None:
         return False
     checked = spec.health.path and spec.health.period
     return bool(spec.failover_urls or spec.retries or spec.circuit_breaker or checked)

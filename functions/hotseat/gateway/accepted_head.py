@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, UnknownModel
 from hotseat.gateway.auth import INFER, OPERATE, ApiKey, Caller, Operation
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
@@ -114,7 +115,7 @@ class AcceptedHead:
         if not name and not key.has_all_models:
             key.check_model(None, unnamed_model(registry, route, in_query=self.in_query).model.names)
         elif name:
-            check_named_model(key, registry.known_name(name, route.tag), registry)
+            check_named_model(key, registry.known_name(name, route.tag), registry, switched=True)
         if route.unloads is not None and route.unloads(body.raw):
             key.check((OPERATE,), "a request that unloads its model")
 
@@ -125,7 +126,12 @@ class AcceptedHead:
         return self._options
 
 
-def check_named_model(key: ApiKey, name: str, registry: ModelRegistry) -> None:
-    """Raise Forbidden if a key may not use the Model of this name."""
-    if not key.has_all_models:
-        key.check_model(name, registry.find(name).model.names if registry.knows(name) else ())
+def check_named_model(key: ApiKey, name: str, registry: ModelRegistry, *, switched: bool = False) -> None:
+    """Raise Forbidden if a key may not use the Model of this name. `switched`: a profile may switch the name to another Model."""
+    if key.has_all_models:
+        return
+    names: tuple[str, ...] = ()
+    if not (switched and registry.names is not None and name in registry.names.switched):
+        with suppress(UnknownModel):  # of a virtual model, or of none
+            names = registry.find(name).model.names
+    key.check_model(name, names)

@@ -34,7 +34,7 @@ def reach(  # noqa: PLR0917 — the last ones are those of an Exchange
     try:
         call.own_headers, call.own_names = access.headers(), access.names
     except SecretMissing as problem:
-        error = Unreachable(f"{problem}.")
+        error = Unreachable(f"{problem}.", code="upstream_failed")  # with a code, it is not held against the servers
         return FailedExchange(connections, call, response, done, extra).because(error)
     call.patience, call.limited_by = access.limit(capability)
     call.target = access.target(call.address, call.target)

@@ -287,8 +287,8 @@ class RoutedRequest:
 
     def _rest(self, now: float) -> float:
         """Return how long the request may still take before its answer begins."""
-        limit = self.options.limit
-        return inf if limit is None else self.began + limit - now
+        timeout = self.options.timeout
+        return inf if timeout is None else self.began + timeout - now
 
     def finish(self) -> None:
         """End the request."""
@@ -330,6 +330,8 @@ class RoutedRequest:
             if route.model.name in visited:
                 return
             visited.add(route.model.name)
+            if self.options.from_peer and route.model.peer is not None:
+                return  # the request could go on in a circle
             if self._capability is None or supports(route.model.spec.capabilities, self._capability):
                 yield route, fallback.model
             fallback = route.model.spec.fallback

@@ -6,6 +6,7 @@ The order is that of llama-swap: strip, default and set of the Model, then those
 from collections.abc import Collection, Sequence
 
 from hotseat.api.filters import Filters, ParameterFilter
+from hotseat.api.wildcards import Wildcards
 from hotseat.gateway.accepted_head import Translate
 from hotseat.gateway.body import Body, rename_model
 from hotseat.gateway.fallback_routing import RoutedRequest
@@ -20,9 +21,15 @@ def changes_of(routed: RoutedRequest, *, begun: bool) -> tuple[Changes, ...]:
     filters = routed.route.model.spec.filters
     if filters is None:
         return ()
-    named = None if routed.requested_name is None else filters.by_name.get(routed.requested_name)
+    named = None if routed.requested_name is None else _named(filters, routed.requested_name)
     changes = (_changes(filters),) if named is None else (_changes(filters), _changes(named))
     return without(changes, (STREAM,)) if begun else changes
+
+
+def _named(filters: Filters, name: str) -> ParameterFilter | None:
+    """Return the filter of a name, or of the longest name with a `*` that it has the form of."""
+    wildcard = None if name in filters.by_name else Wildcards(filters.by_name).find(name)
+    return filters.by_name.get(name if wildcard is None else wildcard)
 
 
 def _changes(its: ParameterFilter) -> Changes:

@@ -4,6 +4,7 @@ No message has any part of a key.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hotseat.gateway.watched_files import watch
 log = logging.getLogger(__name__)
 
 HASH = "sha256:"
+_YAML = re.compile(r"-(\s|$|--)|[\[{%&!]")  # the beginning of a list of keys
 NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._@-]{0,98}[A-Za-z0-9])?$"
 HASH_PATTERN = f"^{HASH}[0-9a-f]{{64}}$"
 
@@ -72,7 +74,7 @@ def is_plain(text: str) -> bool:
     """Whether a file has one key a line, or nothing."""
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not line.startswith("#")), "")
-    return first not in {"-", "---"} and not first.startswith(("- ", "[", "{"))
+    return not _YAML.match(first)
 
 
 def parse_entries(text: str) -> tuple[KeyEntry, ...]:
@@ -111,6 +113,12 @@ def parse(text: str, first: int = 1) -> tuple[list[ApiKey], list[str]]:
     if is_plain(text):
         lines = [line.strip() for line in text.splitlines()]
         keys = [line for line in lines if line and not line.startswith("#")]
+        if any(
+            key != "".join(key.split()) or key.endswith(":") for key in keys
+        ):  # else a misread list would be keys that fit all
+            raise KeyFileError(
+                "is neither a list of keys nor one key a line: a key has no blanks and no colon at its end"
+            )
         return [plain(key, number) for number, key in enumerate(keys, start=first)], []
     entries = parse_entries(text)
     if not entries:

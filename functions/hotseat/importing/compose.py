@@ -23,7 +23,8 @@ CONTAINER = (
 )  # fmt: skip
 USED = ("image", "command", "entrypoint", "environment", "env_file", "volumes", "deploy", "runtime", "gpus", "build")
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-?+])([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
-SECRET = re.compile(r"(?i)(?:key|api_?keys|token|secret|password|passwd|credentials?)$")
+SECRET = re.compile(r"(?i)(?:key|api_?keys|token|secret|pass|password|passwd|credentials?)$")
+_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]*@")  # in a URL
 
 
 def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
@@ -205,7 +206,7 @@ class _Service:
                 for name, _, each in (str(it).partition("=") for it in self.reader.items(self._at("environment")))
             ]
         for name, each in pairs:
-            if SECRET.search(name):
+            if SECRET.search(name) or _PASSWORD.search(each):
                 self.secrets[name] = None
                 self.notes.append(
                     Note("changed", "environment", f"{name} is not written: engines inherit the environment of hotseat")

@@ -8,6 +8,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.engines.external import External
 from hotseat.importing.writer import Draft, Note, model_draft
+from hotseat.sources.base import redacted
 
 MOCK_ANSWER = "This is a mock response."
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
@@ -79,8 +80,5 @@ def is_elsewhere(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return an address without its user and password."""
-    try:
-        return url.replace(f"{urlsplit(url).netloc.rpartition('@')[0]}@", "")
-    except ValueError:
-        return url.rpartition("@")[2]
+    """Return an address without its user and password, and without a query, which may have a key."""
+    return redacted(url)

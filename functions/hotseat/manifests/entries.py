@@ -241,11 +241,29 @@ def inherit_from(entry: Entry, workspace: Entry | None, *, appended: bool = Fals
     spec, its = entry.get("spec"), workspace.get("spec") if workspace else {}
     if not isinstance(spec, dict):
         return
-    made, problems = inherit(spec, its if isinstance(its, dict) else {}, appended=appended)
+    its = its if isinstance(its, dict) else {}
+    if workspace is not None and workspace.folder != entry.folder and isinstance(its.get("modelDefaults"), dict):
+        its = {**its, "modelDefaults": _with_folder(its["modelDefaults"], workspace.folder)}
+    made, problems = inherit(spec, its, appended=appended)
     entry.data, entry.inherits = {**entry.data, "spec": made}, workspace
     for each in problems:
         path: Path = ("spec", *each.path)
         yield entry.problem(each.message, path, found=each.found, allowed=each.allowed, hint=each.hint)
+
+
+_PATHS = (
+    ("engineKey", "file"),
+    ("tls", "caFile"),
+)  # of modelDefaults, which are relative to the folder of the Workspace
+
+
+def _with_folder(defaults: dict[str, Any], folder: FilePath) -> dict[str, Any]:
+    """Return modelDefaults for a Model of another folder."""
+    made = dict(defaults)
+    for part, name in _PATHS:
+        if isinstance(its := made.get(part), dict) and isinstance(path := its.get(name), str):
+            made[part] = {**its, name: str(folder / FilePath(path).expanduser())}
+    return made
 
 
 def validate(entry: Entry) -> Iterator[Problem]:

@@ -30,6 +30,10 @@ _STARTS = (
     "image",
     "stopCommand",
 )  # no meaning for a server that runs already
+_OF_EXTERNAL = frozenset(
+    {"url", "failoverUrls", "retries", "circuitBreaker", "tls", "mockResponse", "allowMockResponse"}
+)
+_SOURCES = frozenset({"value", "env", "file", "secret"})  # of a secret value, which has one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ def merged(own: Json, defaults: Json) -> Json:
     result = {**defaults, **own}
     for key in own.keys() & defaults.keys():
         if isinstance(own[key], dict) and isinstance(defaults[key], dict):
-            result[key] = merged(own[key], defaults[key])
+            below = defaults[key]
+            if own[key].keys() & _SOURCES:  # another source of a secret value takes the place of the default one
+                below = {name: value for name, value in below.items() if name not in _SOURCES}
+            result[key] = merged(own[key], below)
     return result
 
 
@@ -103,9 +110,18 @@ def _default(part: type[Document], name: str) -> Any:
 
 def _applicable(defaults: Json, engine: object) -> Json:
     """Return the defaults without fields that have no meaning for an engine."""
-    without = {"vllm"} if engine != "vllm" else set[str]()
-    without |= set(_STARTS) if engine == "external" else {"url"}
-    return {name: value for name, value in defaults.items() if name not in without}
+    without = {"vllm", "loras"} if engine != "vllm" else set[str]()
+    if engine != "external":
+        without |= _OF_EXTERNAL
+        return {name: value for name, value in defaults.items() if name not in without}
+    # Keys of engines of this machine are not for servers of others, and a health path would be asked of them.
+    without |= {*_STARTS, "engineKey", "headers", "health"}
+    kept = {name: value for name, value in defaults.items() if name not in without}
+    if isinstance(lifecycle := kept.get("lifecycle"), dict):
+        kept["lifecycle"] = {
+            name: value for name, value in lifecycle.items() if name not in ("release", "sleep", "wake")
+        }
+    return kept
 
 
 class _Unknown(Exception):

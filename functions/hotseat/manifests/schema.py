@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from hotseat.api.model import DOCUMENTS
+from hotseat.api.secrets import SecretValue
 from hotseat.api.types import Document
 
 
@@ -53,8 +54,10 @@ def part_at(owner: type[Document], path: tuple[str | int, ...]) -> type[Document
 
 
 def is_secret(owner: type[Document], path: tuple[str | int, ...]) -> bool:
-    """Whether the value at a path must not be shown: it is a field without a repr."""
-    part = part_at(owner, path[:-1])
+    """Whether the value at a path must not be shown: it is a field without a repr, or stands where a secret value should."""
+    whole, part = part_at(owner, path), part_at(owner, path[:-1])
+    if any(each is not None and issubclass(each, SecretValue) for each in (whole, part)):
+        return True
     return part is not None and any(info.alias == path[-1] and not info.repr for info in part.model_fields.values())
 
 

@@ -3,7 +3,8 @@
 OLLAMA_REGISTRY is the base URL of Ollama's registry. Of a model of Ollama only the weights are fetched: its
 templates and parameters are for Ollama alone. Of an artifact, as ORAS, ModelKit, ModelPack and `docker model` make
 them, the files of weights and those with a name are fetched: one file is the result, or their folder.
-REGISTRY_USERNAME and REGISTRY_PASSWORD, or the file of `docker login`, have the password of a private registry.
+REGISTRY_USERNAME and REGISTRY_PASSWORD (for REGISTRY_HOST alone, if that is set), or the file of `docker login`, have the password of a
+private registry.
 OCI_PLAIN_HTTP is a list of hosts that are asked without TLS.
 """
 
@@ -141,7 +142,7 @@ class _Registry:
 def _password(host: str) -> str | None:
     """Return user and password of a registry in base64; None if there are none."""
     user, password = os.environ.get("REGISTRY_USERNAME"), os.environ.get("REGISTRY_PASSWORD")
-    if user and password:
+    if user and password and os.environ.get("REGISTRY_HOST", host) == host:
         return base64.b64encode(f"{user}:{password}".encode()).decode()
     try:
         config = json.loads(

@@ -56,3 +56,10 @@ def test_an_engine_of_hotseat_has_one_name():
 def test_the_shown_name_has_no_star():
     assert external(["openai/*", "OpenAI"]).shown_name == "OpenAI"
     assert external(["openai/*"]).shown_name == "cloud"
+
+
+def test_a_name_with_filters_that_a_wildcard_has_too_is_sent_as_the_wildcard_says():
+    spec = {"engine": "external", "url": "http://h", "names": ["openai/*"], "engineModelName": "*"}
+    spec["filters"] = {"byName": {"openai/o3": {"set": {"a": 1}}, "own": {"set": {"a": 2}}}}
+    model = Model.model_validate({"metadata": {"name": "cloud"}, "spec": spec})
+    assert [name_for_engine(model, asked) for asked in ("openai/o3", "openai/o4", "own")] == ["o3", "o4", "cloud"]

@@ -169,11 +169,31 @@ def test_a_machine_whose_gpus_nobody_reports(machine: Path, monkeypatch: pytest.
 
 def test_no_secret_is_printed(machine: Path) -> None:
     spec = """{engine: custom, command: [serve, '{port}', --api-key, sk-one, --hf-token=hf_two, '{env:OPENAI_API_KEY}', -e, MY_SECRET=three,
-        --header, 'Authorization: Bearer four', 'http://u:five@h/', --max-tokens, '6'], env: [{name: X_TOKEN, value: seven}]}"""
+        --header, 'Authorization: Bearer four', 'http://u:five@h/', --max-tokens, '6', 'exec s --api-key acht8', --env=HF_TOKEN=nine,
+        --api_key, ten10, '--config={{"api_key": "eleven"}}', --header, 'X-Api-Key: twelve', --api-keys, thirteen],
+        env: [{name: X_TOKEN, value: seven}, {name: HTTPS_PROXY, value: 'http://u:fourteen@proxy:1'}, {name: PGPASS, value: fifteen}]}"""
     for options in ((), ("-o", "json")):
         printed = run(machine, document("m", spec), *options).stdout
         assert not [
-            each for each in ("sk-one", "hf_two", "sk-of-mine", "three", "four", "five", "seven") if each in printed
+            each
+            for each in (
+                "sk-one",
+                "hf_two",
+                "sk-of-mine",
+                "three",
+                "four",
+                "five",
+                "seven",
+                "acht8",
+                "nine",
+                "ten10",
+                "eleven",
+                "twelve",
+                "thirteen",
+                "fourteen",
+                "fifteen",
+            )
+            if each in printed
         ]
         assert "--max-tokens" in printed
         assert "X_TOKEN" in printed

@@ -114,6 +114,15 @@ def test_own_models_go_before_those_of_peers_and_earlier_peers_before_later() ->
     assert [model.peer for model in kept] == ["office", "office", "home"]
 
 
+def test_names_of_virtual_models_stay_those_of_this_hotseat() -> None:
+    there = models_of(peer(), "w", listed(row("smart"), row("b", "shared")))
+    assert names(without_conflicts([], there, {"smart", "shared"})) == [("b",)]
+
+
+def test_a_row_with_strange_capabilities_is_read() -> None:
+    assert names(models_of(peer(), "w", {"data": [{"id": "a", "capabilities": [[], {}, "chat"]}]})) == [("a",)]
+
+
 # The list of a peer ---------------------------------------------------------------------------------------------------------
 
 

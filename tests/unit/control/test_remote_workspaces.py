@@ -261,7 +261,7 @@ def test_models_of_peers_are_ready_beside_those_of_the_status(
     lists: list[dict[str, Any]] = [{"id": "theirs", "names": ["theirs", "gpt"]}]
     monkeypatch.setattr(registry.peers, "configure", lambda _workspaces: None)
     monkeypatch.setattr(
-        registry.peers, "models", lambda own: without_conflicts(own, models_of(office, "w", {"data": lists}))
+        registry.peers, "models", lambda own, _reserved: without_conflicts(own, models_of(office, "w", {"data": lists}))
     )
     whole = document(registry.router)
     whole["spec"] = {"peers": [{"name": "office", "url": "http://gpu-2:8000"}]}

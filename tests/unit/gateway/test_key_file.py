@@ -1,5 +1,6 @@
 """The file with API keys: its two forms, what is wrong with one, and what a change does."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_one_key_a_line_may_do_everything() -> None:
         ("key-2", frozenset(Operation)),
         ("key-3", frozenset(Operation)),
     ]
+
+
+@pytest.mark.parametrize("before", ["--- # keys\n", "%YAML 1.2\n---\n", "keys:\n", "&all\n", "--- \n", "# one\n"])
+def test_a_list_is_never_read_as_keys_that_may_do_everything(before: str) -> None:
+    text = f"{before}- name: ci\n  hash: {hash_of(SECRET)}\n  operations: [infer]\n"
+    with contextlib.suppress(KeyFileError):
+        keys, _ = parse(text)
+        assert [each.operations for each in keys] == [frozenset({Operation.INFER})]
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,17 @@ def test_files_that_are_no_certificate_are_refused(tmp_path: Path, tls: ServerTl
     ):
         with pytest.raises(TlsError):
             ServerTls(*files)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_handshakes_that_never_come_make_room_for_others(loop: str, tls: ServerTls) -> None:
+    server = Server(Echo(), loop=loop, tls=tls, connections=4)
+    silent = [socket.create_connection(server.address, timeout=10) for _ in range(40)]
+    try:
+        with TlsClient(server, tls.certificate, GET) as client:
+            assert client.answer()[0] == 200
+        assert silent[0].recv(1) == b""
+    finally:
+        for each in silent:
+            each.close()
+        server.close()

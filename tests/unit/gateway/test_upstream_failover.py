@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,4 +277,33 @@ def test_each_server_and_each_check_gets_the_key_and_the_path_of_its_url(router:
             paths = {each.split(b" ")[1] for each in engine.requests}
             assert paths == {b"/%b/healthz" % base, b"/%b/v1/chat/completions" % base}
         router.ready("a", "")
+        router.connections.close()
+
+
+def test_a_stream_that_was_only_told_of_its_wait_goes_to_the_next_server(router: Router) -> None:
+    """What hotseat itself has sent is no part of the answer."""
+    asked = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def refusing(peer: Peer) -> None:
+        peer.request()
+        asked.release()
+        go_on.wait(10)
+        peer.send(refuses(503))
+
+    stream = SSE + chunk(b'data: {"by": 2}\n\n') + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    with Engine(refusing) as first, Engine(answers(stream)) as second:
+        external(router, first.address, second.address, concurrency=1)
+        with Client(router, post(CHAT | {"stream": True})) as busy:
+            assert asked.acquire(timeout=10)
+            with Client(router, post(CHAT | {"stream": True}, "X-Hotseat-Loading: comments")) as client:
+                told = b""
+                while b"\n\n" not in told:
+                    told += client.sock.recv(65536)
+                go_on.set()
+                while not told.endswith(b"0\r\n\r\n"):
+                    told += client.sock.recv(65536)
+            assert b"[DONE]" in busy.answer()[1]
+        assert b'data: {"by": 2}' in told
+        assert b"error" not in told
         router.connections.close()

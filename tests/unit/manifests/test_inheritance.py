@@ -83,6 +83,31 @@ def test_what_an_engine_has_no_use_for_is_not_inherited(read: Any) -> None:
     assert spec_of(read, "{engine: vllm, source: 'hf://o/r'}", DEFAULTS).vllm.max_model_len == 512
 
 
+def test_defaults_of_one_kind_of_engine_leave_the_others_alone(read: Any) -> None:
+    defaults = "  modelDefaults: {retries: {attempts: 2}, circuitBreaker: {}, allowMockResponse: true, lifecycle: {release: Park}, "
+    defaults += "health: {path: /alive}, engineKey: {value: local}}\n"
+    local = spec_of(read, "{engine: mock}", defaults)
+    assert (local.retries, local.lifecycle.release, local.health.path, local.engine_key.value) == (
+        None,
+        "Park",
+        "/alive",
+        "local",
+    )
+    cloud = spec_of(read, "{engine: external, url: 'http://h:1'}", defaults)
+    assert (cloud.retries.attempts, cloud.lifecycle.release, cloud.health.path, cloud.engine_key) == (
+        2,
+        "Stop",
+        None,
+        None,
+    )
+
+
+def test_a_model_may_have_its_key_from_elsewhere_than_the_default(read: Any) -> None:
+    defaults = "  modelDefaults: {engineKey: {env: A, header: X-Key}}\n"
+    key = spec_of(read, "{engine: mock, engineKey: {value: own}}", defaults).engine_key
+    assert (key.value, key.env, key.header) == ("own", None, "X-Key")
+
+
 def test_they_come_from_the_workspace_of_the_model_whatever_file_it_is_in(read: Any) -> None:
     idle = {name: f"  modelDefaults: {{lifecycle: {{idleTimeout: {name}m}}}}\n" for name in ("1", "2")}
     found = read(

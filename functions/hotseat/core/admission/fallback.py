@@ -55,6 +55,7 @@ _REFUSALS = {
     "not_loadable": Reason.FAILED,
     "too_large": Reason.FAILED,
     "release_unproven": Reason.FAILED,
+    "upstream_failed": Reason.FAILED,
     "upstream_unavailable": Reason.FAILED,
     "weights_not_cached": Reason.LOADING,
     "model_switching_in_progress": Reason.LOADING,

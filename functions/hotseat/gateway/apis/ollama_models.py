@@ -70,7 +70,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
             rows += [
                 {**_row(route.model, name), "modified_at": format_time(started), "size": 0}
                 for name, route in virtual
-                if route is not None and not registry.candidate(name)
+                if route is not None and not registry.candidate(name) and key.allows((name,))
             ]
         return jsonify(models=sorted(rows, key=lambda row: row["name"]))
 
@@ -170,7 +170,7 @@ def _find(registry: ModelRegistry, body: dict[str, Any]) -> ModelRoute:
     if not isinstance(name, str) or not name:
         raise BadRequest("`model` must be a string: the name of a model.", param="model")
     name = registry.known_name(name, LATEST)
-    check_named_model(key_of_request(), name, registry)
+    check_named_model(key_of_request(), name, registry, switched=True)
     if (names := registry.names) is not None:
         name = names.peek(name) or name
     try:

@@ -57,7 +57,8 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
             and not (from_peer and each.model.peer is not None)
         )
         listed = [row for route in seen for row in (describe(route, started), *_adapters(route, started))]
-        listed += [each for each in describe_names(registry, started) if key.allows((each["id"],))]
+        if not from_peer:  # which has names of its own for several Models
+            listed += [each for each in describe_names(registry, started) if key.allows((each["id"],))]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")

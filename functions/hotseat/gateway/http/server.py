@@ -45,6 +45,7 @@ class HttpServer:
         self._warn_from = 0.0  # monotonic time
         self._spare_fd: int | None = None  # descriptor to give up when no other is left
         self._opening: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[ClientConnection, asyncio.Task[None]] = {}  # of TLS, the oldest first
         self._empty = asyncio.Event()
 
     def start(self) -> None:
@@ -99,6 +100,8 @@ class HttpServer:
             connection = ClientConnection(self, sock, self._listeners[listener])
             self._all.add(connection)
             task = self.loop.create_task(self._open(connection, sock))
+            if self._tls is not None:
+                self._handshakes[connection] = task
             self._opening.add(task)
             task.add_done_callback(self._opened)
 
@@ -119,6 +122,11 @@ class HttpServer:
             log.debug("cannot serve a connection: %r", error)
             sock.close()
             self.closed(connection)
+        except asyncio.CancelledError:  # it was dropped
+            sock.close()
+            self.closed(connection)
+        finally:
+            self._handshakes.pop(connection, None)
 
     def _opened(self, task: "asyncio.Task[None]") -> None:
         self._opening.discard(task)
@@ -172,6 +180,10 @@ class HttpServer:
 
     def _drop_waiting(self, bound: int) -> None:
         """Close the longest waiting connections until at most `bound` connections are left."""
+        while len(self._all) > bound and self._handshakes:
+            connection = next(iter(self._handshakes))
+            self._handshakes.pop(connection).cancel()
+            self._all.discard(connection)
         while len(self._all) > bound and self._waiting:
             connection = next(iter(self._waiting))
             self._waiting.pop(connection)

@@ -247,7 +247,7 @@ class Exchange:
     def _is_refused(self, head: ResponseHead) -> bool:
         """Let the answer be judged, when its head has come. If it is not for the client, end with the error."""
         assert self._call.judge is not None  # noqa: S101
-        if not self._passing and not self._response.begun and (error := self._call.judge(head)) is not None:
+        if not self._passing and (error := self._call.judge(head)) is not None:
             self._fail(error)
             return True
         return False
@@ -317,7 +317,7 @@ class Exchange:
         response = self._response
         status = self._status
         self._settle(keep=False)
-        if response.begun and not response.ended:
+        if response.begun and not response.ended and (self._passing or self._call.judge is None):
             if self._tunnel is not None:
                 self._tunnel.end_tunnel()
             elif self._in_events:

@@ -400,7 +400,7 @@ class Connections:
                 sock = await self._open(parts.hostname, parts.port or (80 if tls is None else 443))
         except TimeoutError as error:
             raise Unreachable("The engine does not accept connections: timed out.") from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+        except (OSError, RuntimeError, ValueError) as error:  # no thread can be started; a host or port that cannot be
             raise _not_reached(error) from error
         host = parts.netloc.rpartition("@")[2].encode("latin-1")
         if tls is None or context is None:
@@ -493,7 +493,7 @@ def _with_tls(sock: socket.socket, host: bytes, bucket: Bucket, context: ssl.SSL
         raise UpstreamFailed(f"The name {name!r} cannot be asked for by TLS: {error}.") from error
 
 
-def _not_reached(error: OSError | RuntimeError) -> HotseatError:
+def _not_reached(error: OSError | RuntimeError | ValueError) -> HotseatError:
     if (short := shortage(error)) is not None:
         return short
     return Unreachable(f"The engine does not accept connections: {getattr(error, 'strerror', None) or error}.")

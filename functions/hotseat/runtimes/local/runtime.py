@@ -308,8 +308,8 @@ class LocalRuntime:
         with self._lock:
             models = [*self._models.values(), *(instance.model for instance in self._instances.values())]
         for model in models:
-            if self._is_fetched(model):
-                yield from filter(is_remote, sources_of(model))
+            fetched = sources_of(model) if self._is_fetched(model) else [each.source for each in model.spec.loras]
+            yield from filter(is_remote, fetched)
 
     def _is_fetched(self, model: Model) -> bool:
         engine = self._engines.get(model.spec.engine)

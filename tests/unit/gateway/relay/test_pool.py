@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hotseat.core.errors import UpstreamFailed
+from hotseat.core.errors import Unreachable, UpstreamFailed
 from hotseat.gateway.relay import Connections
 from tests.unit.gateway.http.running import eventually
 from tests.unit.gateway.relay.fake_engine import SSE, Client, Engine, answers, chunk, relay, sized
@@ -230,3 +230,9 @@ def test_a_connection_is_used_again_some_time_after_a_stream(server, monkeypatch
             eventually(lambda: server.call(lambda: len(connections._buckets[engine.address].idle)) == 1)
         assert engine.connections == 1
         connections.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_a_host_that_cannot_be_looked_up_is_not_reached(pool, host):
+    with pytest.raises(Unreachable):
+        pool.take(f"http://{host}:80")
