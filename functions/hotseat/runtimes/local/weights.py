@@ -4,13 +4,14 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hotseat.core.messages import CacheObserved, CacheState
 from hotseat.core.ports import Observe
@@ -106,22 +107,37 @@ class WeightsFetch(threading.Thread):
             message = last.get("error", f"the fetch of {self.source} ended with code {child.returncode}")
             raise SourceError(str(message), retryable=bool(last.get("retryable", True)))
 
-    def _read_progress(self, output: Iterable[bytes]) -> dict[str, Any]:
-        """Report the child's progress, and return its last message."""
+    def _read_progress(self, output: IO[bytes]) -> dict[str, Any]:
+        """Report the child's progress, and return its last message. What came within an interval is reported at its end."""
         last: dict[str, Any] = {}
-        for line in output:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue  # the output of a library
-            if not isinstance(message, dict):
+        poll, rest = select.poll(), b""
+        poll.register(output, select.POLLIN | select.POLLHUP)
+        unreported = False
+        while True:
+            if unreported and not poll.poll(1000 * max(0.0, self._next_report - time.monotonic())):
+                self._report_progress(last)
+                unreported = False
                 continue
-            last = message
-            done, total = message.get("done"), message.get("total")
-            if isinstance(done, int) and time.monotonic() >= self._next_report:
-                self._next_report = time.monotonic() + PROGRESS_INTERVAL
-                self._report(CacheState.FETCHING, done=done, total=total if isinstance(total, int) else None)
-        return last
+            if not (data := os.read(output.fileno(), 65536)):
+                return last
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # the output of a library
+                if not isinstance(message, dict):
+                    continue
+                last = message
+                unreported = isinstance(message.get("done"), int)
+                if unreported and time.monotonic() >= self._next_report:
+                    self._report_progress(message)
+                    unreported = False
+
+    def _report_progress(self, message: dict[str, Any]) -> None:
+        self._next_report = time.monotonic() + PROGRESS_INTERVAL
+        total = message.get("total")
+        self._report(CacheState.FETCHING, done=message["done"], total=total if isinstance(total, int) else None)
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._lock:
