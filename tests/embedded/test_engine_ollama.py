@@ -96,7 +96,7 @@ def test_a_model_that_cannot_be_pulled_is_said(up: Up, store: Store) -> None:
     assert "pulling none" in said
     assert "Error: pull model manifest: file does not exist" in said
     assert "hotseat-ready" not in said
-    hotseat.wait_for(lambda: hotseat.running() == {})
+    eventually(lambda: hotseat.running() == {})
 
 
 def test_a_server_that_ends_is_said_with_its_status(up: Up, store: Store) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.origins import Origins, serve
 
 from .conftest import Up
-from .harness import Document, Hotseat, model
+from .harness import Document, Hotseat, eventually, model
 from .test_missing_files import engine
 
 MIB = 1024 * 1024
@@ -40,7 +40,7 @@ def test_a_fetch_is_shown_with_its_bytes_and_not_pruned(up: Up, origin: Origins)
     hotseat = up(*documents(origin))
     waiting = hotseat.send("a")
     assert origin.stalled.wait(30)
-    hotseat.wait_for(lambda: fetched(hotseat) >= MIB)
+    eventually(lambda: fetched(hotseat) >= MIB)
     (row,) = hotseat.get("/running").json()["fetching"]
     assert (row["model"], row["total"]) == ("a", len(WEIGHTS))
     (listed,) = [each for each in hotseat.get("/v1/models").json()["data"] if each["id"] == "a"]
@@ -60,7 +60,7 @@ def test_a_fetch_resumes_after_kill_9_of_all_of_hotseat(up: Up, origin: Origins,
     hotseat = up(*documents(origin), folder=tmp_path)
     hotseat.send("a")
     assert origin.stalled.wait(30)
-    hotseat.wait_for(lambda: fetched(hotseat) >= MIB)
+    eventually(lambda: fetched(hotseat) >= MIB)
     os.killpg(hotseat.process.pid, signal.SIGKILL)
     hotseat.process.wait()
     origin.stall_after = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from .conftest import Up
-from .harness import PATIENCE, Hotseat, model, workspace
+from .harness import PATIENCE, Hotseat, eventually, model, workspace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -121,7 +121,7 @@ def test_models_are_loaded_pinned_and_unloaded(hotseat: Hotseat, open_page: Open
     shows(page, "pinned")
     page.get_by_role("button", name="Unpin qwen3:8b", exact=True).click()
     page.get_by_role("button", name="Unload qwen3:8b", exact=True).click()
-    hotseat.wait_for(lambda: "qwen3-8b" not in hotseat.running())
+    eventually(lambda: "qwen3-8b" not in hotseat.running())
     playwright.expect(state_of(page, "qwen3:8b")).to_have_text("unloaded")
 
 
@@ -130,7 +130,7 @@ def test_a_request_in_flight_is_shown_and_cancelled(hotseat: Hotseat, open_page:
     call = hotseat.send("whisper", stream=True, max_tokens=100_000)
     page = open_page(hotseat, "requests")
     page.get_by_role("button", name="Cancel").first.click()
-    hotseat.wait_for(lambda: call.has_answer)
+    eventually(call.has_answer)
     playwright.expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
 
@@ -242,7 +242,7 @@ def test_a_busy_box_says_who_waits_and_why(up: Up, open_page: Open) -> None:
         call.begun()
     calls += [hotseat.send("gemma3-27b", stream=True, max_tokens=20, headers=user) for user in users]
     calls.append(hotseat.send("llama4-scout", max_tokens=20))
-    hotseat.wait_for(lambda: hotseat.waiting() == 3)
+    eventually(lambda: hotseat.waiting() == 3)
     page = open_page(hotseat)
     shows(page, "its turn is in")
     shows(page, "the engine exited")

@@ -1,8 +1,10 @@
 """Download one file: resumed after a kill at any byte, verified, moved into place when complete; and report progress."""
 
+import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
@@ -190,12 +192,15 @@ INTERVAL = 0.1  # seconds
 
 
 class Progress:
-    """The total progress of the files of one fetch."""
+    """The total progress of the files of one fetch, a line in each INTERVAL at most. The last one before a pause is written too."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._finished = 0  # bytes of all files so far
         self._last = float("-inf")
+        self._lock = threading.Lock()  # over the next two, and the output
+        self._pending: dict[str, Any] | None = None  # what was not written within the interval
+        self._timer: threading.Timer | None = None
         self.total: int | None = None  # bytes of all files; None if the origin does not state them
 
     def file(self, name: str) -> Report:
@@ -204,14 +209,32 @@ class Progress:
 
         def report(done: int, total: int | None) -> None:
             self._finished = before + done
-            if done == total or time.monotonic() - self._last >= INTERVAL:
-                self._last = time.monotonic()
-                all_bytes = self.total if self.total is not None or total is None else before + total
-                self.write({"done": before + done, "total": all_bytes, "file": name})
+            all_bytes = self.total if self.total is not None or total is None else before + total
+            line = {"done": before + done, "total": all_bytes, "file": name}
+            with self._lock:
+                if done == total or time.monotonic() - self._last >= INTERVAL:
+                    self._put(line)
+                    return
+                self._pending = line
+                if self._timer is None:
+                    self._timer = threading.Timer(INTERVAL, self._flush)
+                    self._timer.daemon = True
+                    self._timer.start()
 
         return report
 
     def write(self, line: dict[str, Any]) -> None:
         """Write one line at once."""
+        with self._lock:
+            self._put(line)
+
+    def _put(self, line: dict[str, Any]) -> None:
+        self._pending, self._last = None, time.monotonic()
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
+
+    def _flush(self) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):  # the output is closed: nobody reads it
+            self._timer = None
+            if self._pending is not None:
+                self._put(self._pending)

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import io
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,3 +137,17 @@ def test_stores_of_objects_are_asked_through_the_proxy_too(
     path = object_stores.fetch("s3://bucket/w", tmp_path, Progress(io.StringIO()))
     assert path.read_bytes() == b"weights"
     assert proxy.asked == [("http://minio.example.com/bucket/w", None)]
+
+
+def test_the_last_progress_before_a_pause_is_written() -> None:
+    out = io.StringIO()
+    progress = Progress(out)
+    report = progress.file("w")
+    report(1, 9)
+    report(2, 9)  # within the interval
+    assert [json.loads(line)["done"] for line in out.getvalue().splitlines()] == [1]
+    progress._flush()  # what its timer does
+    assert [json.loads(line)["done"] for line in out.getvalue().splitlines()] == [1, 2]
+    progress._flush()
+    report(9, 9)
+    assert [json.loads(line)["done"] for line in out.getvalue().splitlines()] == [1, 2, 9]
