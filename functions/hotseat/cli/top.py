@@ -1,5 +1,6 @@
 """`hotseat top`: residents, queues, GPUs and switches in a terminal, as they change."""
 
+import logging
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ import click
 
 from hotseat.cli.options import Command, connect, server_options
 from hotseat.cli.terminal import is_live, printable
-from hotseat.cli.top_picture import Action, Answers, View, picture
+from hotseat.cli.top_picture import Action, Answers, TopView, picture
 from hotseat.cli.top_screen import Screen, styled
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 EVERY = 1.0  # seconds between two reads of the figures
 SOONEST = 0.1  # seconds between two reads, however many events come
+NOTICE = 5.0  # seconds for which it is shown what became of a command
 RETRY = 0.5  # seconds until the next try to follow events
 NOT_FOUND, REFUSED = 404, (401, 403)
+
+_DONE = {"load": "loading", "unload": "unloading", "pin": "pinned", "unpin": "unpinned"}
 
 
 @click.command(cls=Command, examples=["hotseat top", "hotseat top --once", "hotseat --url http://gpu-box:8000 top"])
@@ -40,7 +44,7 @@ def top(ctx: click.Context, once: bool) -> None:
     """
     client = connect(ctx)
     if once or not (is_live(sys.stdout) and sys.stdin.isatty()):
-        lines = picture(read(client), View(client.url), datetime.now(UTC), _columns())
+        lines = picture(read(client), TopView(client.url), datetime.now(UTC), _columns())
         click.echo("\n".join(styled(line).rstrip() for line in lines))
         return
     show(client)
@@ -78,7 +82,8 @@ def _optional(client: "Client", path: str, part: str) -> list[dict[str, object]]
 
 def show(client: "Client", over: Callable[[], bool] = lambda: False) -> None:
     """Show the picture until the user quits, or until `over`. Raise ClientError if the key is refused."""
-    view = View(client.url)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # warnings would be written over the picture
+    view, said_at = TopView(client.url), 0.0
     with Screen() as screen, suppress(EOFError, KeyboardInterrupt):
         feed = Feed(client, screen.wake)
         while not view.over and not over():
@@ -86,7 +91,9 @@ def show(client: "Client", over: Callable[[], bool] = lambda: False) -> None:
                 raise feed.refused
             answers, view.problem = feed.answers, feed.problem
             if feed.said:
-                view.notice, feed.said = feed.said, ""
+                view.notice, feed.said, said_at = feed.said, "", time.monotonic()
+            elif time.monotonic() - said_at > NOTICE:
+                view.notice = ""
             screen.draw(picture(answers, view, datetime.now(UTC), *screen.size))
             for key in screen.keys(EVERY):
                 action = view.press(key, answers)
@@ -118,8 +125,7 @@ class Feed:
         try:
             send = getattr(self._client, action.what)
             answer = send(action.model) if action.what == "unpin" else send(action.model, wait=False)
-            pinned = ", pinned" if action.what == "pin" else ""
-            self.said = f"{printable(answer['model'])} {answer['state']}{pinned}"
+            self.said = f"{_DONE[action.what]} {printable(answer['model'])}"
         except click.ClickException as error:
             self.said = " ".join(error.format_message().split())
         self._news.set()

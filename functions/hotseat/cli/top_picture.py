@@ -80,7 +80,7 @@ class Action:
 
 
 @dataclass(slots=True)
-class View:
+class TopView:
     """What the user has chosen to see. `press` changes it."""
 
     url: str = ""
@@ -209,7 +209,7 @@ def _seconds_since(moment: str | None, now: datetime | None) -> float | None:
 # The picture ----------------------------------------------------------------------------------------------------------
 
 
-def picture(answers: Answers, view: View, now: datetime, width: int, height: int | None = None) -> list[Line]:
+def picture(answers: Answers, view: TopView, now: datetime, width: int, height: int | None = None) -> list[Line]:
     """Return the lines to show, none wider than `width`. With `height`, there are no more than that, and a line of keys."""
     lines = model_lines(answers, now)
     models = view.shown(lines)
@@ -253,7 +253,7 @@ def _window(models: Sequence[ModelLine], chosen: int, room: int) -> Sequence[Mod
     return models[first : first + room]
 
 
-def _heading(answers: Answers, view: View, now: datetime) -> Line:
+def _heading(answers: Answers, view: TopView, now: datetime) -> Line:
     if view.problem:
         return [("hotseat  ", BOLD), (f"connecting…  {' '.join(view.problem.split())}", BAD)]
     waiting = sum(row.get("waiting") or 0 for row in answers.queue)
@@ -448,7 +448,7 @@ def _past(switches: Sequence[Row]) -> list[Line]:
     return found
 
 
-def _status(view: View, models: Sequence[ModelLine]) -> Line:
+def _status(view: TopView, models: Sequence[ModelLine]) -> Line:
     if view.asking:
         flying = next((line.in_flight for line in models if line.name == view.asking), 0)
         text = f"Unload {printable(view.asking)}? {flying} in flight finish first. y: yes, any other key: no"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hotseat.cli.terminal import text_width
-from hotseat.cli.top_picture import CHOSEN, Action, Answers, Line, View, model_lines, picture
+from hotseat.cli.top_picture import CHOSEN, Action, Answers, Line, TopView, model_lines, picture
 from hotseat.cli.top_screen import keys_of, styled
 from tests.unit.cli.fake_hotseat import model
 
@@ -82,7 +82,7 @@ def clock_of(seconds: float) -> str:
 
 
 def test_all_of_it_on_a_wide_terminal() -> None:
-    assert plain(picture(BUSY, View("http://box:8000"), NOW, 130)) == [
+    assert plain(picture(BUSY, TopView("http://box:8000"), NOW, 130)) == [
         f"hotseat  http://box:8000  {clock_of(0)}  2 in flight, 3 queued",
         "",
         "default  1 GPU, policy batch, waits at most 1m, 3 queued",
@@ -102,7 +102,7 @@ def test_all_of_it_on_a_wide_terminal() -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80])
 def test_a_narrow_terminal_leaves_out_what_matters_least(width: int) -> None:
-    lines = picture(BUSY, View("http://box:8000", selected="qwen"), NOW, width, 20)
+    lines = picture(BUSY, TopView("http://box:8000", selected="qwen"), NOW, width, 20)
     assert all(text_width(line) <= width for line in plain(lines))
     (qwen,) = [line for line in plain(lines) if line.startswith("▶ qwen")]
     if width == 80:
@@ -113,7 +113,7 @@ def test_a_narrow_terminal_leaves_out_what_matters_least(width: int) -> None:
 
 def test_the_picture_fills_the_height_and_shows_the_selected_model() -> None:
     many = Answers(queue=[queue(f"m{number:03}") for number in range(200)], switches=[SWITCH] * 40)
-    view = View(selected="m120")
+    view = TopView(selected="m120")
     for height in (8, 12, 24, 50):
         lines = picture(many, view, NOW, 80, height)
         assert len(lines) == height
@@ -139,7 +139,7 @@ def test_a_running_switch_shows_its_phase(
         running={"running": [resident(name, state, seconds) for name, state, seconds in residents]},
         switches=[{**SWITCH, "outcome": "running", "phases": phases}],
     )
-    found = [line for line in plain(picture(answers, View(), NOW, 130)) if line.startswith("switch")]
+    found = [line for line in plain(picture(answers, TopView(), NOW, 130)) if line.startswith("switch")]
     assert found == [expected.replace("300.0s", "5m")]
 
 
@@ -152,7 +152,7 @@ def test_failures_and_fetches_say_what_is_known() -> None:
         },
         switches=[{**SWITCH, "outcome": "failed", "message": "exit status 1"}],
     )
-    lines = plain(picture(answers, View(), NOW, 130))
+    lines = plain(picture(answers, TopView(), NOW, 130))
     assert [line for line in lines if line.startswith("a ")] == [
         "a      failed    -    -          -         -       -       -         exit status 1"
     ]
@@ -161,9 +161,9 @@ def test_failures_and_fetches_say_what_is_known() -> None:
 
 
 def test_answers_of_an_earlier_version_are_enough() -> None:
-    assert plain(picture(Answers(), View("http://x"), NOW, 80))[2:] == ["no models"]
+    assert plain(picture(Answers(), TopView("http://x"), NOW, 80))[2:] == ["no models"]
     old = Answers(queue=[{"model": "a", "waiting": 1, "in_flight": 0}], running={"running": []})
-    assert plain(picture(old, View("http://x"), NOW, 80))[2:] == [
+    assert plain(picture(old, TopView("http://x"), NOW, 80))[2:] == [
         "MODEL  STATE     FOR  IN-FLIGHT  TOKENS/S  QUEUED  OLDEST",
         "a      unloaded  -    -          -         1       -",
     ]
@@ -173,21 +173,21 @@ def test_answers_of_an_earlier_version_are_enough() -> None:
             ("uuid", "name", "memory_used", "memory_total", "utilization", "temperature", "power", "workspace")
         ),
     }
-    assert plain(picture(Answers(gpus=[bare]), View(), NOW, 80))[3].split() == ["0", *"------"]
+    assert plain(picture(Answers(gpus=[bare]), TopView(), NOW, 80))[3].split() == ["0", *"------"]
 
 
 def test_names_and_messages_have_no_control_characters() -> None:
     answers = Answers(queue=[queue("a\x1b[2J", waiting=1, reason="Turn", message="b\x07")])
-    assert not any("\x1b" in line or "\x07" in line for line in plain(picture(answers, View(), NOW, 80, 20)))
+    assert not any("\x1b" in line or "\x07" in line for line in plain(picture(answers, TopView(), NOW, 80, 20)))
 
 
 def test_a_hotseat_that_does_not_answer_is_connected_to() -> None:
-    view = View("http://x", problem="no hotseat answers at http://x;\nstart one")
+    view = TopView("http://x", problem="no hotseat answers at http://x;\nstart one")
     assert plain(picture(BUSY, view, NOW, 80))[0] == "hotseat  connecting…  no hotseat answers at http://x; start one"
 
 
 def test_the_selected_model_stays_selected_and_is_marked() -> None:
-    view = View()
+    view = TopView()
     for key, expected in (
         ("down", "qwen"),
         ("j", "bge"),
@@ -206,21 +206,21 @@ def test_the_selected_model_stays_selected_and_is_marked() -> None:
 
 
 def test_keys_give_commands() -> None:
-    view = View(selected="qwen")
+    view = TopView(selected="qwen")
     assert view.press("l", BUSY) == Action("load", "qwen")
     assert view.press("u", BUSY) == Action("unload", "qwen")
     assert view.press("p", BUSY) == Action("pin", "qwen")
     view.selected = "gemma"
     assert view.press("p", BUSY) == Action("unpin", "gemma")
-    assert View().press("l", BUSY) == Action("load", "gemma"), "the first model is selected at first"
-    assert View().press("l", Answers()) is None
+    assert TopView().press("l", BUSY) == Action("load", "gemma"), "the first model is selected at first"
+    assert TopView().press("l", Answers()) is None
     assert not view.over
     view.press("q", BUSY)
     assert view.over
 
 
 def test_a_model_with_requests_in_flight_is_unloaded_after_a_question() -> None:
-    view = View(selected="gemma")
+    view = TopView(selected="gemma")
     assert view.press("u", BUSY) is None
     assert (
         plain(picture(BUSY, view, NOW, 80, 24))[-1]
@@ -234,7 +234,7 @@ def test_a_model_with_requests_in_flight_is_unloaded_after_a_question() -> None:
 
 
 def test_a_filter_leaves_models_and_commands_are_for_them() -> None:
-    view = View(selected="gemma")
+    view = TopView(selected="gemma")
     for key in ("/", "Q", "x", "backspace", "w"):
         assert view.press(key, BUSY) is None
     assert plain(picture(BUSY, view, NOW, 80, 24))[-1] == "/Qw▏"
@@ -247,7 +247,7 @@ def test_a_filter_leaves_models_and_commands_are_for_them() -> None:
 
 
 def test_help_lists_the_keys() -> None:
-    view = View()
+    view = TopView()
     view.press("?", BUSY)
     lines = plain(picture(BUSY, view, NOW, 80, 30))
     assert "u         unload it: requests in flight finish first" in lines
