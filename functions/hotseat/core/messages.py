@@ -96,7 +96,7 @@ class Wait:
     reason: WaitReason
     message: str
     expected: float | None = None  # seconds on the clock of the sender; None: what it depends on was not measured yet
-    behind: tuple[str, ...] = ()  # the Models that come first, in their order
+    behind: tuple[str, ...] = ()  # the first Models that come first, in their order
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -29,6 +29,7 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.core.transfer_rate import seconds_left
 
 NAMED = 3  # models that a message names
+BEHIND = 16  # models that `Wait.behind` names
 _COMING = (InstanceState.LOADING, InstanceState.RESTORING, InstanceState.WAKING)
 _GOING = (InstanceState.SAVING, InstanceState.PARKING, InstanceState.RELEASING)
 
@@ -70,6 +71,12 @@ class _Explanation:
         for model in report.view.models:
             self.views.setdefault(model.name, model)  # the primary instance comes first
         self.places = {model.name: place for place, model in enumerate(report.decision.queue)}
+        self.parked = {r.model for r in report.residents if r.state is InstanceState.PARKED}
+        queue = report.decision.queue
+        # Of all before the first model that was never loaded it is known how long their turns take.
+        self.known = next((place for place, m in enumerate(queue) if self._load(m.name) is None), len(queue))
+        self.obstacles = {name: obstacle() for name, obstacle in report.decision.obstacles.items()}
+        self.first = next((m for m in queue if m.name in self.obstacles), None)  # the first that is not placed
 
     def of(self, name: str, spec: SchedulingSpec) -> Wait:
         """Return why a model waits."""
@@ -196,23 +203,23 @@ class _Explanation:
 
     def _of_decision(self, name: str) -> Wait:
         decision = self.report.decision
-        if name in decision.obstacles:
-            return self._of_obstacle(name, decision.obstacles[name]())
+        if name in self.obstacles:
+            return self._of_obstacle(name, self.obstacles[name])
         if name not in self.places:
             behind = tuple(model_of(each) for each in decision.resident)
-            return Wait(WaitReason.TURN, self._come_first(behind), None, behind)
+            return Wait(WaitReason.TURN, self._come_first(behind), None, behind[:BEHIND])
         before = decision.queue[: self.places[name]]
-        first = next((m for m in before if m.name in decision.obstacles), None)
+        first = None if self.first is None or self.places[self.first.name] >= len(before) else self.first.name
         if first is None and (pinned := tuple(m.name for m in self.views.values() if m.pinned and m.state)):
             return self._does_not_fit(name, Obstacle(WaitReason.PINNED, pinned))
-        residents = () if first is None else decision.obstacles[first.name]().behind
-        behind = tuple(dict.fromkeys((*residents, *(m.name for m in before))))
+        residents = () if first is None else self.obstacles[first].behind
+        behind = tuple(dict.fromkeys((*map(model_of, residents), *(m.name for m in before))))
         expected = self._after_turns(name, before)
         me = self.views[name]
         higher = tuple(m.name for m in before if m.priority > me.priority and m.oldest > me.oldest and not m.promised)
         if higher:
-            return Wait(WaitReason.PRIORITY, self._outranked(higher, me), expected, behind)
-        return Wait(WaitReason.TURN, self._come_first(behind), expected, behind)
+            return Wait(WaitReason.PRIORITY, self._outranked(higher, me), expected, behind[:BEHIND])
+        return Wait(WaitReason.TURN, self._come_first(behind), expected, behind[:BEHIND])
 
     def _of_obstacle(self, name: str, obstacle: Obstacle) -> Wait:
         if obstacle.reason is WaitReason.UNPROVEN:
@@ -278,10 +285,9 @@ class _Explanation:
     def _after_turns(self, name: str, before: Sequence[ModelView]) -> float | None:
         """Return when a model is ready that comes after others in the queue. None where that is not known."""
         ahead = self.report.decision.turns_ahead.get(name)
-        if ahead is None or not before or any(self._load(m.name) is None for m in before):
+        if ahead is None or not before or self.known < len(before):
             return None
-        if before[0].name in self.report.decision.obstacles:
-            obstacle = self.report.decision.obstacles[before[0].name]()
+        if (obstacle := self.obstacles.get(before[0].name)) is not None:
             resident = self.views.get(obstacle.behind[0]) if obstacle.behind else None
             if resident is None or obstacle.reason in (WaitReason.PINNED, WaitReason.GROUP, WaitReason.CAPACITY):
                 return None
@@ -311,8 +317,7 @@ class _Explanation:
     def _load(self, name: str) -> float | None:
         """Return the seconds that a load takes, or a wake of a parked engine. None: not known."""
         times = self.report.durations
-        parked = any(r.model == name and r.state is InstanceState.PARKED for r in self.report.residents)
-        if parked and (wake := times.wake.get(name)):
+        if name in self.parked and (wake := times.wake.get(name)):
             return wake.mean
         load = times.load.get(name)
         return None if load is None else load.mean + self._restore(name)
