@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
+from hotseat.control.history_store import HistoryStore
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.core.errors import BadRequest, NotFound, Unavailable, shortened
 from hotseat.core.events import shown_replica_name
@@ -23,6 +24,7 @@ from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
+from hotseat.gateway.history_api import add_history_routes
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
@@ -55,13 +57,18 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
+    history: HistoryStore | None = None,
 ) -> Blueprint:
-    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster."""
+    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster.
+
+    `history`: what the routes for it read. None: there is none.
+    """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
+    add_history_routes(blueprint, registry, history)
     add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
