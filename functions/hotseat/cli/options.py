@@ -89,13 +89,13 @@ def output_option(*choices: str) -> Callable[[AnyCommand], AnyCommand]:
     )
 
 
-def connect(ctx: click.Context, **settings: float) -> "Client":
+def connect(ctx: click.Context, *, answer_timeout: float | None = None) -> "Client":
     """Return a client for the hotseat that the options select."""
-    from hotseat.cli.client import Client  # noqa: PLC0415 - see above
+    from hotseat.cli.client import ANSWER_TIMEOUT, Client  # noqa: PLC0415 - see above
 
     try:
         key, ca_file = (ctx.meta.get(f"hotseat.{name}") for name in ("api_key", "ca_file"))
-        return Client(_url(ctx), key, ca_file=ca_file, **settings)
+        return Client(_url(ctx), key, ca_file=ca_file, answer_timeout=answer_timeout or ANSWER_TIMEOUT)
     except ValueError as error:
         raise click.UsageError(f"--url or HOTSEAT_URL: {error}", ctx) from error
 

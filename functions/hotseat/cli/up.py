@@ -16,6 +16,8 @@ import psutil
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import format_bytes, parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
+from hotseat.cli import up_top
+from hotseat.cli.client import Client
 from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
@@ -189,6 +191,8 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option(
     "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
 )
+@click.option("--top", "with_top", is_flag=True,
+              help="Show `hotseat top` in this terminal. What hotseat prints goes to up.log in the state directory.")  # fmt: skip
 @dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
     named: tuple[Path, ...],
@@ -225,6 +229,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     no_watch: bool,
     log_level: str,
     json_lines: bool | None,
+    with_top: bool,
 ) -> None:
     """Serve the models of a file or a folder.
 
@@ -235,12 +240,18 @@ def up(  # noqa: PLR0917 — one parameter an option
     finished its requests and is stopped, and the requested model is ready. Changes of the file are applied while hotseat runs,
     also on SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops immediately.
     """
-    json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
+    json_lines = (with_top or not sys.stdout.isatty()) if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
     inputs = Inputs((*named, *files, *config_dirs), tuple(path.absolute() for path in models_dirs))
     manifest = _read(inputs)
     end_if_dry_run(manifest, host, port, (cache_dir or default_cache_dir()).absolute())
     key_source = _key_source(keys, api_key_file)
+    top_key = None
+    if with_top:
+        up_top.check_terminal()
+        if key_source.keys:
+            top_key = up_top.own_key()
+            key_source = _key_source((*keys, top_key), api_key_file)
     admin_host, admin_port = _admin_address(admin_bind, admin_port)
     for option, address in (("--host", host), ("--admin-bind", admin_host)):
         if not key_source.keys and not no_auth and not _is_loopback(address):
@@ -278,7 +289,24 @@ def up(  # noqa: PLR0917 — one parameter an option
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
     addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
+    if with_top:
+        output = settings.state_dir / "up.log"
+        if pid := up_top.fork_server(output):
+            url = _url(addresses[0 if admin_port is None else 1], tls)
+            client = Client(url, top_key, fingerprint=None if tls is None else tls.fingerprint)
+            up_top.show_until_end(pid, client, output)
+            return
     _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _host_port(address: tuple[str, int | None]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _url(address: tuple[str, int | None], tls: ServerTls | None) -> str:
+    """Return the URL by which this machine reaches an address that is listened on."""
+    return f"{'http' if tls is None else 'https'}://{_host_port(address)}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
 
 def _serve(  # noqa: PLR0917 — what the options say
@@ -294,8 +322,8 @@ def _serve(  # noqa: PLR0917 — what the options say
     threads = Threads(cap=thread_cap())
     settings = replace(settings, concurrency=ConcurrencyLimit(0, threads))
     end = RawValue("d", shutdown_time(manifest))  # seconds, from the worker to the arbiter
-    bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses if port is not None]
-    url = f"{'http' if tls is None else 'https'}://{bind[0]}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    bind = [_host_port(address) for address in addresses if address[1] is not None]
+    url = _url(addresses[0], tls)
 
     def create() -> App:
         # Called in each new worker: the documents may have changed since the last one.

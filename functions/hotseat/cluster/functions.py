@@ -13,7 +13,6 @@ from typing import TypeVar
 from hotseat.api.units import Unreadable, format_bytes, parse_bytes, parse_duration
 from hotseat.cluster.demand_keys import DemandKeys, read_key
 from hotseat.control.history_store import DAYS, LEAST_SIZE, SIZE, HistorySettings
-
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap

@@ -5,7 +5,7 @@ No GET loads a model.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -36,6 +36,8 @@ from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
+Gpus = Callable[[], Sequence[Mapping[str, Any]]]
+
 ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
@@ -58,13 +60,17 @@ def admin_blueprint(
     *,
     caches: Caches | None = None,
     history: HistoryStore | None = None,
+    gpus: Gpus = list,
 ) -> Blueprint:
-    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster.
+    """Return the routes that belong to no API family.
 
-    `history`: what the routes for it read. None: there is none.
+    `caches`: what is kept on this machine; None: it is a cluster. `history`: what the routes for it read; None: there is none. `gpus`
+    returns a row for each GPU of this machine.
+
     """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
+    _add_gpus(blueprint, gpus)
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
@@ -126,6 +132,13 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     def prometheus() -> Response:
         body, content_type = metrics.expose(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
+
+
+def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
+    @blueprint.get("/api/gpus")
+    @documented("List the GPUs of this machine with their figures", operation=READ)
+    def list_gpus() -> Response:
+        return jsonify(gpus=gpus())
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:

@@ -13,7 +13,7 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.history_store import HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.admin_api import ADMIN, admin_blueprint
+from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
 from hotseat.gateway.apis import find_route, inference_blueprint
 from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.ollama_models import ollama_blueprint
@@ -111,6 +111,7 @@ def create_gateway(
     upstream_port: int | None = None,
     spool: Spool | None = None,
     history: HistoryStore | None = None,
+    gpus: Gpus = list,
 ) -> Gateway:
     """Build the application.
 
@@ -119,7 +120,7 @@ def create_gateway(
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
     `spool`: where large forms are kept. None: in memory, as all bodies. `history`: what stores ended requests, and is read by
-    routes. None: no history is kept.
+    routes. None: no history is kept. `gpus` returns what `GET /api/gpus` lists.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -168,8 +169,9 @@ def create_gateway(
     app.register_blueprint(ollama_blueprint(registry, started, concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
     app.register_blueprint(
-        admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, history=history)
+        admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, history=history, gpus=gpus)
     )
+
     return app
 
 
