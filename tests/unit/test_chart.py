@@ -375,6 +375,11 @@ def test_each_part_of_monitoring_can_be_had_alone() -> None:
         assert {name.partition("/")[0] for name in more} == {kind}
 
 
+def test_the_values_of_the_documentation_are_accepted() -> None:
+    [text] = re.findall(r"```yaml\n(# values.yaml\n.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL)
+    assert "PrometheusRule/hotseat" in render(yaml.safe_load(text))
+
+
 def test_runbooks_are_where_the_values_say() -> None:
     made = render(ALL)["PrometheusRule/hotseat"]
     assert made["metadata"]["labels"]["release"] == "prometheus"

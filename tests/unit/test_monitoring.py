@@ -18,6 +18,7 @@ from tests.helm import tool
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring/rules/rules.yaml"
 CASES = ROOT / "monitoring/rules/rules_test.yaml"
+PAGE = (ROOT / "docs/monitoring.md").read_text()
 PROMTOOL = shutil.which("promtool")
 DASHBOARDS = {
     path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "monitoring/dashboards").glob("*.json"))
@@ -65,6 +66,19 @@ def test_each_alert_says_how_grave_it_is_and_where_to_read_on() -> None:
         assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
         assert "$value" in alert["annotations"]["description"] or name == "HotseatTargetDown", name
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
+
+
+def test_each_alert_is_documented() -> None:
+    rows = re.findall(r"(?m)^\| \[(\w+)\]\((.*?)\) \| (\w+) \|", PAGE)
+    assert rows == [(each["alert"], f"runbooks/{each['alert']}.md", each["labels"]["severity"]) for each in alerts()]
+
+
+@needs_promtool
+def test_the_scrape_config_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    [text] = re.findall(r"```yaml\n(# prometheus.yml\n.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "prometheus.yml").write_text(text)
+    shutil.copy(RULES, tmp_path / "hotseat.rules.yaml")
+    promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
 
 
 # Dashboards -----------------------------------------------------------------------------------------------------------
