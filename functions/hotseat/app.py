@@ -39,6 +39,7 @@ from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class App:
         self.settings = settings
         self.manifest = manifest
         self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
-        self.bus = EventLog()
+        self._tracing = start_tracing("hotseat")
+        self.bus = EventLog(tracing=self._tracing)
         logs = settings.state_dir / "logs"
         for folder in (settings.state_dir, logs):
             make_directory(folder)
@@ -154,6 +156,7 @@ class App:
             capture=settings.capture,
             upstream_port=settings.upstream_port,
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
+            tracing=self._tracing,
         )
 
     def begin(self) -> None:
@@ -257,7 +260,7 @@ class App:
         self._connections.close()
         self._stats_file.close()
         self._gpu_locks.close()
-        for each in (self._sink, self._request_log):
+        for each in (self._sink, self._request_log, self._tracing):
             if each is not None:
                 each.close()
 

@@ -33,6 +33,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.tracing import TracingError, check_tracing
 
 LOOPBACK = "127.0.0.1"
 IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
@@ -254,6 +255,10 @@ def up(  # noqa: PLR0917 — one parameter an option
         upstream_port=upstream_port,
         capture=None if capture is None else CaptureMode(capture),
     )
+    try:
+        check_tracing()
+    except TracingError as error:
+        raise click.ClickException(str(error)) from None
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
     addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)

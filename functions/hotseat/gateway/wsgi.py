@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -42,6 +43,9 @@ from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from hotseat.telemetry.spans import Tracing
 
 BODY_SHARE = 4  # bodies of requests may use one part in this many of the machine's memory
 PROBE_PATHS = frozenset({"/health", "/ready"})  # the admin routes that are served on each port
@@ -109,6 +113,7 @@ def create_gateway(
     capture: CaptureMode | None = None,
     upstream_port: int | None = None,
     spool: Spool | None = None,
+    tracing: "Tracing | None" = None,
 ) -> Gateway:
     """Build the application.
 
@@ -116,7 +121,7 @@ def create_gateway(
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
-    `spool`: where large forms are kept. None: in memory, as all bodies.
+    `spool`: where large forms are kept. None: in memory, as all bodies. `tracing`: None if requests are not traced.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -135,6 +140,7 @@ def create_gateway(
         records=records,
         request_log=request_log,
         admin_port=admin_port,
+        tracing=tracing,
     )
     service = partial(
         GatewayService,
