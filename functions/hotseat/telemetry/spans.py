@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 GATHER: Final = 0.05  # seconds in which ended requests gather: to wake a thread for each would delay others
 MAX_ENDED: Final = 10_000  # ended requests whose spans may be incomplete; the oldest are dropped
+DEMAND_AGE: Final = 10.0  # seconds after which what a router has reported counts no longer: it does every second
 SWITCHES: Final = 200  # newest switches that requests can be linked to
 CLOSE_TIME: Final = 2.0  # seconds that `close` waits for the exporter
 SERVER_ERROR: Final = 500
@@ -59,7 +60,7 @@ _OPERATIONS: Final = {
 _BEFORE_LOAD: Final = ("drain", "save", "release")  # phases of a switch, in order
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
-Place = tuple[str, str]  # Workspace and metadata.name of a Model
+Place = tuple[str, str]  # a Workspace, and the metadata.name of a Model or the id of a router in it
 
 
 class RequestTrace:
@@ -201,7 +202,8 @@ class Tracing:
         self.tracer = self._provider.get_tracer("hotseat", hotseat.__version__)
         self.requests: dict[int, RequestTrace] = {}  # submitted, in the order of their arrival
         self.switches: OrderedDict[str, _Switch] = OrderedDict()  # by id
-        self._asked: dict[tuple[str, str], Mapping[str, SpanContext]] = {}  # by Workspace and router: by model
+        # By Workspace and router: when it was reported, and what, by model.
+        self._asked: dict[Place, tuple[float, Mapping[str, SpanContext]]] = {}
         self._lock = threading.Lock()  # over the last two
         self._ended: deque[tuple[RequestTrace, RequestEnd, float, int]] = deque(maxlen=MAX_ENDED)
         self._news = threading.Event()
@@ -278,7 +280,7 @@ class Tracing:
         valid = {model: context for model, context in contexts.items() if context is not None}
         with self._lock:
             if valid:
-                self._asked[workspace, router] = valid
+                self._asked[workspace, router] = (time.monotonic(), valid)
             else:
                 self._asked.pop((workspace, router), None)
 
@@ -307,8 +309,12 @@ class Tracing:
         for request in list(self.requests.values()):
             if request.place is not None and request.place() == (workspace, model):
                 return request.wait
+        oldest = time.monotonic() - DEMAND_AGE
         with self._lock:
-            asked = [each[model] for (of, _), each in self._asked.items() if of == workspace and model in each]
+            self._asked = {
+                of: each for of, each in self._asked.items() if each[0] > oldest
+            }  # others are of routers that ended
+            asked = [each[model] for (of, _), (_, each) in self._asked.items() if of == workspace and model in each]
         return NonRecordingSpan(asked[0]) if asked else None
 
     def _begin_switch(self, workspace: str, data: Mapping[str, Any]) -> dict[str, str]:
