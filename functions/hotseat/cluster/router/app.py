@@ -50,7 +50,7 @@ class RouterApp:
             self._events.subscribe(self._tracing.event_seen)
         self._event_follower = EventFollower(switcher_client, self._events.publish)
         self.registry = RemoteWorkspaces(
-            settings.pod, switcher_client, self._connections.forget, self._events, owner, self._tracing
+            settings.pod, switcher_client, self._connections.forget, self._events, owner, tracing=self._tracing
         )
         self._metrics = Metrics(self._gauges)
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)

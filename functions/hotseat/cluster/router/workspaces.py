@@ -179,6 +179,7 @@ class RemoteWorkspaces(ModelRegistry):
         forget: Callable[[str], None],
         events: EventLog,
         owner: LoopOwner | None = None,
+        *,
         tracing: "Tracing | None" = None,
     ) -> None:
         super().__init__(owner, events.emit, forget)
