@@ -592,12 +592,12 @@ class InferenceRequest:
             return
         routed.finish()
         name = routed.route.shown_name
-        inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
-        if routed.fallback_used is not None:
-            inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         number, label, sample = self._number, self._route.label, self._sample
         trace_id = None if self._trace is None else self._trace.trace_id
         record = request_record(number, routed, label, self._started, seconds, status, sample, trace_id)
+        inference.metrics.request(name, label, status, seconds, routed.waited, record.ttft, trace_id)
+        if routed.fallback_used is not None:
+            inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         inference.records.end(record)
         if self._trace is not None:
             self._trace.end(
