@@ -43,6 +43,7 @@ from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class App:
         self.settings = settings
         self.manifest = manifest
         self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
-        self.bus = EventLog()
+        self._tracing = start_tracing("hotseat")
+        self.bus = EventLog(tracing=self._tracing)
         logs = settings.state_dir / "logs"
         for folder in (settings.state_dir, logs):
             make_directory(folder)
@@ -165,6 +167,7 @@ class App:
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
             history=self._history,
             gpus=self._gpu_rows,
+            tracing=self._tracing,
         )
 
     def begin(self) -> None:
@@ -268,7 +271,7 @@ class App:
         self._connections.close()
         self._stats_file.close()
         self._gpu_locks.close()
-        for each in (self._sink, self._request_log, self._history):
+        for each in (self._sink, self._request_log, self._history, self._tracing):
             if each is not None:
                 each.close()
 

@@ -61,7 +61,8 @@ class World:
             if alert["state"] == "firing":
                 name = alert["labels"]["alertname"]
                 assert alert["labels"].items() >= EXPECTED[name].items(), alert
-                if name not in self.fired: print(name, time.time(), alert["value"], flush=True)
+                if name not in self.fired:
+                    print(name, time.time(), alert["value"], flush=True)
                 self.fired[name] = alert
         return self.fired.keys() >= EXPECTED.keys()
 
@@ -103,7 +104,10 @@ def world(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
             lambda: prometheus.query(f'ALERTS{{instance="{DEAD}"}}')
         )  # before its first scrape there is no target at all
         eventually(lambda: not prometheus.query('ALERTS{instance=""}'))
-        for name in ("holder", "starved"):  # what a switch takes is known then, and the bound is no longer than it has to be
+        for name in (
+            "holder",
+            "starved",
+        ):  # what a switch takes is known then, and the bound is no longer than it has to be
             hotseat.ask(name, max_tokens=1)
         hotseat.send("holder", max_tokens=600, stream=True).begun()
         hotseat.send("starved")

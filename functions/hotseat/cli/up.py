@@ -36,6 +36,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.tracing import TracingError, check_tracing
 
 LOOPBACK = "127.0.0.1"
 IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
@@ -267,9 +268,10 @@ def up(  # noqa: PLR0917 — one parameter an option
             if _check_port(address, other, state_dir or home / f"port-{port}", option) in used:
                 raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
             used[other] = option
+    state_dir = (state_dir or home / f"port-{port}").absolute()
     settings = Settings(
         inputs=inputs,
-        state_dir=(state_dir or home / f"port-{port}").absolute(),
+        state_dir=state_dir,
         cache_dir=(cache_dir or default_cache_dir()).absolute(),
         keys=key_source,
         sink=sink,
@@ -282,10 +284,10 @@ def up(  # noqa: PLR0917 — one parameter an option
         admin_port=admin_port,
         upstream_port=upstream_port,
         capture=None if capture is None else CaptureMode(capture),
+        history=_history(history, state_dir, history_days, history_size),
     )
-    if history != "off":
-        file = Path(history).absolute() if history else settings.state_dir / NAME
-        settings = replace(settings, history=HistorySettings(file, history_days, history_size))
+    _check_tracing()
+
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
     addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
@@ -297,6 +299,18 @@ def up(  # noqa: PLR0917 — one parameter an option
             up_top.show_until_end(pid, client, output)
             return
     _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _check_tracing() -> None:
+    try:
+        check_tracing()
+    except TracingError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _history(path: str | None, state_dir: Path, days: int, size: int) -> HistorySettings | None:
+    """Return where history is kept. None: nowhere."""
+    return None if path == "off" else HistorySettings(Path(path).absolute() if path else state_dir / NAME, days, size)
 
 
 def _host_port(address: tuple[str, int | None]) -> str:

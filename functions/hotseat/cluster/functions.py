@@ -20,6 +20,7 @@ from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import MOST, Threads
 from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.tracing import TracingError, check_tracing
 
 T = TypeVar("T")
 
@@ -121,6 +122,10 @@ VARIABLES = {
 def read_settings() -> FunctionSettings:
     """Read the environment. Exit with a message if a required setting is missing."""
     env = os.environ
+    try:
+        check_tracing(env)
+    except TracingError as error:
+        sys.exit(str(error))
     key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
     try:
         key = DemandKeys(read_key(key_file), key_file)

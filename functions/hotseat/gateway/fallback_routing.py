@@ -125,6 +125,11 @@ class RoutedRequest:
         return (*own, (HEADER, text))
 
     @property
+    def position(self) -> int | None:
+        """The position in the queue when the request arrived, 1 for the next. None if it was not queued."""
+        return None if self._pending_request is None else self._pending_request.position
+
+    @property
     def queue_headers(self) -> tuple[tuple[str, str], ...]:
         """Return the position in the queue and the estimated wait (seconds) on arrival, if the request was queued."""
         pending_request = self._pending_request

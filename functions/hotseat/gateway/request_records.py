@@ -85,6 +85,10 @@ class RequestRecords:
         if self.on_end is not None:
             self.on_end(record)
 
+    def id_of(self, number: int) -> str:
+        """Return the id of a request."""
+        return f"{self._process}-{number}"
+
     def keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
         """Capture the bodies of a request that has ended."""
         if self.captures is not None:
@@ -173,7 +177,7 @@ class RequestRecords:
     def _row(self, registry: ModelRegistry, record: RequestRecord) -> dict[str, Any]:
         state = "ended" if record.status else "waiting" if record.waited is None else "in_flight"
         return {
-            "id": f"{self._process}-{record.number}",
+            "id": self.id_of(record.number),
             "state": state,
             "model": registry.shown_name(record.model),
             "wanted": None if record.wanted is None else registry.shown_name(record.wanted),
@@ -185,6 +189,7 @@ class RequestRecords:
             "seconds": round(record.seconds, 4),
             "waited": None if record.waited is None else round(record.waited, 4),
             "retries": record.retries,
+            "trace_id": record.trace_id,
             **record.measured(),
             "captured": self.captures is not None and self.captures.has(record.number),
         }
@@ -198,6 +203,7 @@ def request_record(  # noqa: PLR0917 — called once for each request
     seconds: float,
     status: int,
     sample: AnswerSample | None,
+    trace_id: str | None = None,
 ) -> RequestRecord:
     """Return the record of a request that began at `started`, if it ended after so many seconds. Status 0: it goes on."""
     model, begun, used = routed.route.model.name, routed.dispatched, routed.fallback_used
@@ -222,6 +228,7 @@ def request_record(  # noqa: PLR0917 — called once for each request
         number,
         kept,
         routed.retries,
+        trace_id,
     )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -43,6 +44,9 @@ from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from hotseat.telemetry.spans import Tracing
 
 BODY_SHARE = 4  # bodies of requests may use one part in this many of the machine's memory
 PROBE_PATHS = frozenset({"/health", "/ready"})  # the admin routes that are served on each port
@@ -112,6 +116,7 @@ def create_gateway(
     spool: Spool | None = None,
     history: HistoryStore | None = None,
     gpus: Gpus = list,
+    tracing: "Tracing | None" = None,
 ) -> Gateway:
     """Build the application.
 
@@ -120,7 +125,8 @@ def create_gateway(
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
     `spool`: where large forms are kept. None: in memory, as all bodies. `history`: what stores ended requests, and is read by
-    routes. None: no history is kept. `gpus` returns what `GET /api/gpus` lists.
+    routes. None: no history is kept. `gpus` returns what `GET /api/gpus` lists. `tracing`: None if requests are not traced.
+
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -146,6 +152,7 @@ def create_gateway(
         records=records,
         request_log=request_log,
         admin_port=admin_port,
+        tracing=tracing,
     )
     service = partial(
         GatewayService,

@@ -24,6 +24,7 @@ from hotseat.kube.client import Change, Kube, Watcher
 from hotseat.kube.constants import WORKSPACES
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
 SYNC = 30.0
@@ -47,8 +48,13 @@ class RouterApp:
             sink=self._sink,
         )
         self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker and the sink
+        self._tracing = start_tracing("hotseat-router")
+        if self._tracing is not None:
+            self._events.subscribe(self._tracing.event_seen)
         self._event_follower = EventFollower(switcher_client, self._events.publish)
-        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events, owner)
+        self.registry = RemoteWorkspaces(
+            settings.pod, switcher_client, self._connections.forget, self._events, owner, tracing=self._tracing
+        )
         self._metrics = Metrics(self._gauges)
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
@@ -71,6 +77,7 @@ class RouterApp:
             capture=settings.capture,
             spool=Spool(Path(gettempdir()), settings.max_form) if settings.max_form else None,
             history=self._history,
+            tracing=self._tracing,
         )
 
     def begin(self) -> None:
@@ -95,9 +102,7 @@ class RouterApp:
         self._event_follower.close()
         self._events.close()
         self._connections.close()
-        if self._sink is not None:
-            self._sink.close()
-        for each in (self._request_log, self._history):
+        for each in (self._sink, self._request_log, self._history, self._tracing):
             if each is not None:
                 each.close()
 

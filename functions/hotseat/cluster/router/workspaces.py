@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -34,6 +34,9 @@ from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
 
+if TYPE_CHECKING:
+    from hotseat.telemetry.spans import Tracing
+
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +55,9 @@ class RemoteWorkspace(WorkspaceHandle):
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
         self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed, registry.owner)
         self.gate.apply_key_weights(registry.key_weights)
-        self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
+        self.reporter = DemandReporter(
+            workspace.name, registry.pod, registry.switcher_client, self.gate.demand, registry.tracing
+        )
         self.reporter.mark()
 
     @property
@@ -187,8 +192,11 @@ class RemoteWorkspaces(ModelRegistry):
         forget: Callable[[str], None],
         events: EventLog,
         owner: LoopOwner | None = None,
+        *,
+        tracing: "Tracing | None" = None,
     ) -> None:
         super().__init__(owner, events.emit, forget)
+        self.tracing = tracing
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self.pod, self.switcher_client, self.events = pod, switcher_client, events
 

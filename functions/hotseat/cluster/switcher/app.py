@@ -67,6 +67,7 @@ from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
 from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class SwitcherApp:
         image = settings.objects.image or own_image(self._kube, settings.pod)
         self._settings = replace(settings.objects, image=image, namespace=namespace)
         self._identity = settings.pod
-        self._events = EventLog(f"/namespaces/{namespace}")
+        self._tracing = start_tracing("hotseat-switcher")
+        self._events = EventLog(f"/namespaces/{namespace}", self._tracing)
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
         self._events.subscribe(self._metrics.event)
         self._has_broker = bool(settings.broker)
@@ -146,6 +148,7 @@ class SwitcherApp:
             commands.execute,
             lambda: not self._closed,
             self._metrics,
+            on_traces=None if self._tracing is None else self._tracing.demand_reported,
             on_read=RemoteReads(self._runtime.logs, self._events, lambda: self._leading and not self._closed).read,
         )
 
@@ -170,6 +173,8 @@ class SwitcherApp:
         self._leader.close()
         for sink in self._sinks:
             sink.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     # Leading --------------------------------------------------------------------------------------------------------------
 

@@ -108,6 +108,9 @@ MAX_BODY = 2**20  # bytes; the whole body is read to check its signature, and ev
 COMMAND_AGE = 30.0  # seconds after which a command is refused, as it may be a replay
 
 OnCommand = Callable[[Json], Json]
+OnTraces = Callable[
+    [str, str, Mapping[str, str]], None
+]  # Workspace, router, and by model the `traceparent` of a request
 OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, whether through the Broker
 
 
@@ -119,11 +122,12 @@ def create_http_api(
     metrics: Metrics,
     *,
     on_read: OnCommand,
+    on_traces: OnTraces | None = None,
 ) -> Flask:
-    """Build the application."""
+    """Build the application. `on_traces` is called before `on_demand`, if requests are traced."""
     app = Flask("hotseat-switcher")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.register_blueprint(_router_routes(key, on_demand, on_command, on_read))
+    app.register_blueprint(_router_routes(key, on_demand, on_command, on_read, on_traces))
     app.register_blueprint(_operator_routes(ready, metrics))
 
     @app.errorhandler(HotseatError)
@@ -141,7 +145,10 @@ def create_http_api(
     return app
 
 
-def _router_routes(key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand) -> Blueprint:
+def _router_routes(
+    key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand, on_traces: OnTraces | None
+) -> Blueprint:
+
     blueprint = Blueprint("routers", __name__)
     recent = _RecentIds()
 
@@ -157,6 +164,9 @@ def _router_routes(key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, 
             workspace, demand = demand_from_json(data)
         except ValueError as error:
             raise BadRequest(str(error)) from error
+        if on_traces is not None:
+            traces = data.get("traces")
+            on_traces(workspace, demand.router, traces if isinstance(traces, dict) else {})
         on_demand(workspace, demand, str(data.get("pod", "")), through_broker)
         return "", 202
 
