@@ -27,6 +27,12 @@ def since(moment: str | None) -> str:
     return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
 
 
+def until(moment: str | None) -> str:
+    """Return the time until an RFC 3339 time, `now` if it has passed."""
+    seconds = (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds() if moment else None
+    return "" if seconds is None else f"in {age(seconds)}" if seconds >= 1 else "now"
+
+
 def print_as(output: str, raw: Any, names: Sequence[str], text: str) -> None:
     """Print in the requested format: the server's response, names only, or a table."""
     if output == "json":
@@ -82,7 +88,9 @@ def _engine(model: Row) -> str:
 def ps(ctx: click.Context, output: str) -> None:
     """Show resident models, queues and fetches of weights.
 
-    With -o wide also saved prompt caches, and the last transitions of each instance: age, states and trigger.
+    REASON says why the requests of a model wait, EXPECTED when it is expected to serve them, by what its loads took before.
+
+    With -o wide also why in a sentence, saved prompt caches, and the last transitions of each instance: age, states and trigger.
     """
     body = connect(ctx).get("/running", "running")
     text = table(
@@ -104,9 +112,12 @@ def ps(ctx: click.Context, output: str) -> None:
             [[row["model"], row["workspace"], transfer(row)] for row in body["fetching"]],
         )
     if body.get("waiting"):
-        text += "\n\n" + table(
-            ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
-        )
+        headers = ["WAITING", "COUNT", "OLDEST", "REASON", "EXPECTED", "RATE", "TENANTS"]
+        text += "\n\n" + table(headers, [_queue_row(row) for row in body["waiting"]])
+        if output == "wide":
+            text += "\n\n" + table(
+                ["WAITING", "WHY"], [[row["model"], row.get("message") or ""] for row in body["waiting"]]
+            )
     print_as(output, body, [row["model"] for row in body["running"]], text)
 
 
@@ -114,7 +125,15 @@ def _queue_row(row: Row) -> list[str]:
     rate, tenants = row.get("rate"), row.get("tenants") or {}
     most = sorted(tenants.items(), key=lambda item: (-item[1], item[0]))
     named = ",".join(f"{name or '-'}:{count}" for name, count in most)
-    return [row["model"], str(row["count"]), age(row["oldest_seconds"]), f"{rate:.2g}/s" if rate else "", named]
+    return [
+        row["model"],
+        str(row["count"]),
+        age(row["oldest_seconds"]),
+        row.get("reason") or "",
+        until(row.get("expected_at")),
+        f"{rate:.2g}/s" if rate else "",
+        named,
+    ]
 
 
 def _resident_rows(body: Row) -> list[list[str]]:

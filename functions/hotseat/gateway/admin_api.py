@@ -16,7 +16,7 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.core.errors import BadRequest, NotFound, Unavailable, shortened
 from hotseat.core.events import shown_replica_name
-from hotseat.core.messages import InstanceState, Resident
+from hotseat.core.messages import InstanceState, Resident, Wait, WaitReason
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
@@ -272,7 +272,7 @@ def _gpus(route: ModelRoute | None) -> int | None:
 
 
 def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str, Any]]:
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     return [
         {
             "model": registry.shown_name(model),
@@ -280,6 +280,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
             "oldest_seconds": round(now - waiting.oldest, 3),
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
+            **_why(waits.get(model, _UNDECIDED), registry),
         }
         for model, (waiting, rate) in handle.gate.queues().items()
         if waiting is not None
@@ -288,7 +289,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
 
 def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     mine = [name for name, route in registry.routes().items() if route.handle is handle]
     for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
@@ -300,7 +301,21 @@ def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[st
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants) if waiting else {},
+            **_why(waits.get(model, _UNDECIDED if waiting else None), registry),
         }
+
+
+_UNDECIDED = Wait(WaitReason.DISPATCHING, "the scheduler has not seen these requests yet")
+
+
+def _why(wait: Wait | None, registry: ModelRegistry) -> dict[str, Any]:
+    """Return why the requests of a Model wait; null where none do."""
+    return {
+        "reason": None if wait is None else wait.reason.value,
+        "message": None if wait is None else wait.message,
+        "expected_at": None if wait is None or wait.expected is None else rfc3339(wait.expected),
+        "behind": [] if wait is None else [registry.shown_name(name) for name in wait.behind],
+    }
 
 
 def _rounded(rate: float | None) -> float | None:
