@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.active_profiles import ActiveProfiles
@@ -33,6 +34,7 @@ from hotseat.manifests.files import Debouncer
 from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.private_files import make_directory
+from hotseat.runtimes.local.gpu_figures import GpuFigures, GpuMonitor
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
@@ -99,6 +101,7 @@ class App:
         accelerators = find_accelerators()
         gpus = self._gpus = find_gpus(accelerators)
         self._uuids = accelerators.uuids() if accelerators else ()
+        self._gpu_monitor = GpuMonitor(accelerators.figures, self._uuids) if accelerators else None
         self._gpu_locks = GpuLocks(f"pid {os.getpid()}, state directory {settings.state_dir}")
         owner = LoopOwner()
         self._connections = Connections(owner)
@@ -154,6 +157,7 @@ class App:
             capture=settings.capture,
             upstream_port=settings.upstream_port,
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
+            gpus=self._gpu_rows,
         )
 
     def begin(self) -> None:
@@ -261,6 +265,17 @@ class App:
             if each is not None:
                 each.close()
 
+    def _gpu_figures(self) -> Sequence[GpuFigures]:
+        return self._gpu_monitor.figures() if self._gpu_monitor else ()
+
+    def _gpu_rows(self) -> list[dict[str, Any]]:
+        """Return the figures of each GPU, with the Workspace that uses it."""
+        users: dict[str | None, str] = {}
+        for handle in self.registry.handles:
+            for device in self.registry.devices([handle.name]):
+                users.setdefault(self._gpus.uuid(device, self._uuids), handle.name)
+        return [{**asdict(gpu), "workspace": gpu.uuid and users.get(gpu.uuid)} for gpu in self._gpu_figures()]
+
     def _prompt_sizes(self) -> dict[tuple[str, str], int]:
         sizes: dict[tuple[str, str], int] = {}
         for each in self.runtime.saved_prompts():
@@ -278,6 +293,7 @@ class App:
             mine = [route.model.name for route in self.registry.routes().values() if route.handle is handle]
             yield from gauges.of_pins(handle.workspace, map(handle.status, mine))
         yield from gauges.of_prompts(self._prompt_sizes())
+        yield from gauges.of_gpus(self._gpu_figures())
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -32,7 +32,7 @@ export function TimeLine({ model }: { model?: string }) {
     if (!element) return;
     let frame = 0, timer = 0;
     const draw = () => {
-      drawn.current = paint(element, box.current!.scrollTop, height, { lanes, swaps: picture.swaps }, busy, range.value, span);
+      if (box.current) drawn.current = paint(element, box.current.scrollTop, height, { lanes, swaps: picture.swaps }, busy, range.value, span);
     };
     const loop = () => {
       draw();

@@ -5,7 +5,7 @@ No GET loads a model.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -34,6 +34,8 @@ from hotseat.gateway.requests_api import add_request_routes, count_parameter
 from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
+
+Gpus = Callable[[], Sequence[Mapping[str, Any]]]
 
 ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
@@ -68,10 +70,15 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
+    gpus: Gpus = list,
 ) -> Blueprint:
-    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster."""
+    """Return the routes that belong to no API family.
+
+    `caches`: what is kept on this machine. None: it is a cluster. `gpus` returns a row for each GPU of this machine.
+    """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
+    _add_gpus(blueprint, gpus)
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
@@ -132,6 +139,13 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     @documented("Return metrics in the text format of Prometheus", content=["text/plain"], operation=READ)
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
+    @blueprint.get("/api/gpus")
+    @documented("List the GPUs of this machine with their figures", operation=READ)
+    def list_gpus() -> Response:
+        return jsonify(gpus=gpus())
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:

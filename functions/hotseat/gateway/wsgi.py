@@ -12,7 +12,7 @@ import hotseat
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.admin_api import ADMIN, admin_blueprint
+from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
 from hotseat.gateway.apis import find_route, inference_blueprint
 from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.ollama_models import ollama_blueprint
@@ -109,6 +109,7 @@ def create_gateway(
     capture: CaptureMode | None = None,
     upstream_port: int | None = None,
     spool: Spool | None = None,
+    gpus: Gpus = list,
 ) -> Gateway:
     """Build the application.
 
@@ -116,7 +117,7 @@ def create_gateway(
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
-    `spool`: where large forms are kept. None: in memory, as all bodies.
+    `spool`: where large forms are kept. None: in memory, as all bodies. `gpus` returns what `GET /api/gpus` lists.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -157,7 +158,7 @@ def create_gateway(
     app.register_blueprint(openai_blueprint(registry, started))
     app.register_blueprint(ollama_blueprint(registry, started, concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))
+    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, gpus=gpus))
     return app
 
 

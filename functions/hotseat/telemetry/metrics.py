@@ -83,6 +83,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _REQUESTS, _REQUEST_SECONDS, _TOKENS = "hotseat_requests", "hotseat_request_seconds", "hotseat_tokens"
 PROMPT_HITS, SPARED_TOKENS = "hotseat_prompt_cache_hits", "hotseat_prompt_cache_tokens_spared"
 _OF_TOKENS = (_TOKENS, PROMPT_HITS, SPARED_TOKENS)
+_GPU = ("gpu", "uuid")  # labels: its number, as in nvidia-smi, and its UUID
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
@@ -104,6 +105,11 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Accelerator memory that a model claims, and the most that one of its engines was measured to use (kind: claimed, seen).",
         ("model", "kind"),
     ),
+    "hotseat_gpu_memory_used_bytes": ("Memory of a GPU in use, by any process. NVIDIA only, on one machine.", _GPU),
+    "hotseat_gpu_memory_total_bytes": ("Memory of a GPU.", _GPU),
+    "hotseat_gpu_utilization_ratio": ("Share of the last moments in which a GPU computed, 0 to 1.", _GPU),
+    "hotseat_gpu_temperature_celsius": ("Temperature of a GPU.", _GPU),
+    "hotseat_gpu_power_watts": ("Power that a GPU draws.", _GPU),
     "hotseat_upstream_available": (
         "Whether a server of a model (engine external) gets requests: 1, or 0 while its circuit is open or its health checks fail.",
         ("model", "url"),
