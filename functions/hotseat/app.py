@@ -276,9 +276,13 @@ class App:
         for handle in self.registry.handles:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
             mine = [route.model.name for route in self.registry.routes().values() if route.handle is handle]
-            yield from gauges.of_pins(handle.workspace, map(handle.status, mine))
+            rows = [handle.status(name) for name in mine]
+            yield from gauges.of_pins(handle.workspace, rows)
+            yield from gauges.of_backoff(rows)
+        for workspace, totals in self.registry.accelerator_seconds().items():
+            yield from gauges.of_accelerator(workspace, totals)
         yield from gauges.of_prompts(self._prompt_sizes())
-        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+        yield from gauges.of_sinks([self._sink] if self._sink else [])
 
 
 def _prompts(workspace: Workspace) -> PromptSettings | None:

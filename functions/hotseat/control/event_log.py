@@ -148,6 +148,11 @@ class HttpSink:
             self._queue.append(event)
             self._changed.notify()
 
+    @property
+    def queued(self) -> int:
+        """Return the number of events that wait to be delivered."""
+        return len(self._queue)
+
     def close(self, timeout: float = 2.0) -> None:
         """Send the queued events, for at most `timeout` seconds."""
         with self._changed:

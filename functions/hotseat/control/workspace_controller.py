@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.accelerator_seconds import AcceleratorSeconds
 from hotseat.control.active_model import ActiveModel
 from hotseat.control.event_log import EventLog
 from hotseat.control.schedule_timer import ScheduleTimer
@@ -215,6 +216,8 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         self.workspace = workspace
         self.models: tuple[Model, ...] = ()
         self.capacity = capacity_of(workspace)
+        self.accelerator_seconds = AcceleratorSeconds(clock)
+        self._gpus: dict[str, int] = {}  # that an instance needs, by model
         self._events = events
         scheduler = SchedulerThread(workspace.name, policy, runtime, clock, self, residency=residency, stats=stats)
         super().__init__(scheduler, clock)
@@ -256,6 +259,10 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         if policy is not None:
             self.scheduler.set_policy(policy)
         self.workspace, self.models, self.capacity = workspace, tuple(models), capacity
+        self._gpus = {
+            **self._gpus,
+            **{m.name: m.spec.resources.gpus for m in self.models},
+        }  # a deleted one still leaves
         self._timer.configure(self.models, specs, capacity, groups_of(workspace), retry_failed=retry_failed)
         self._active_model.apply(workspace, self.models)
 
@@ -264,6 +271,11 @@ class WorkspaceController(ModelCommands, SchedulerHost):
     def emit(self, epoch: int, emit: Emit) -> None:
         """Publish an event of the scheduler."""
         self._events.emit(self.name, epoch, emit)
+
+    def stepped(self) -> None:
+        """Count the time since the last step."""
+        busy = {model for model, (_, _, in_flight) in self.scheduler.queue().items() if in_flight}
+        self.accelerator_seconds.update(self.scheduler.residency.residents, busy, self._gpus)
 
     def give_up(self) -> None:
         """End this process. The next one starts from what it observes."""

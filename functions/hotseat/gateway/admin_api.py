@@ -111,9 +111,14 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
-    @documented("Return metrics in the text format of Prometheus", content=["text/plain"], operation=READ)
+    @documented(
+        "Return metrics in the text format of Prometheus, or as OpenMetrics if `Accept` has that",
+        content=["text/plain", "application/openmetrics-text"],
+        operation=READ,
+    )
     def prometheus() -> Response:
-        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        body, content_type = metrics.expose(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:

@@ -572,11 +572,11 @@ class InferenceRequest:
             return
         routed.finish()
         name = routed.route.shown_name
-        inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
-        if routed.fallback_used is not None:
-            inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         number, label, sample = self._number, self._route.label, self._sample
         record = request_record(number, routed, label, self._started, seconds, status, sample)
+        inference.metrics.request(name, label, status, seconds, routed.waited, record.ttft)
+        if routed.fallback_used is not None:
+            inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         inference.records.end(record)
         if inference.request_log is not None:
             inference.request_log.write(record)

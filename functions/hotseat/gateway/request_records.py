@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from hotseat.gateway.captures import Captures
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.telemetry.answer_figures import AnswerSample
 from hotseat.telemetry.logs import RequestRecord
-from hotseat.telemetry.metrics import PROMPT_HITS, SPARED_TOKENS
+from hotseat.telemetry.metrics import PROMPT_HITS, REUSED_TOKENS
 
 KEPT = 100  # ended requests. Many more would push what serves requests out of the caches of the CPU
 HIT_SHARE = 2  # a conversation went on if at least this part (1/n) of its prompt was kept
@@ -43,8 +43,15 @@ class RequestRecords:
     The methods of the first section are for that thread, those of the second for any.
     """
 
-    def __init__(self, owner: LoopOwner, captures: Captures | None = None) -> None:
+    def __init__(
+        self,
+        owner: LoopOwner,
+        captures: Captures | None = None,
+        on_speed: Callable[[str, float], None] = lambda _model, _speed: None,
+    ) -> None:
+        """`on_speed` is called with the metadata.name and the tokens per second of each request whose tokens are counted."""
         self.captures = captures
+        self._on_speed = on_speed
         self._owner = owner
         self._running: dict[int, RunningRequest] = {}
         self._ended: deque[RequestRecord] = deque(maxlen=KEPT)
@@ -108,12 +115,14 @@ class RequestRecords:
 
     def _count(self, record: RequestRecord) -> None:
         measured = record.measured()
+        if speed := measured["tokens_per_second"]:
+            self._on_speed(record.model, speed)
         with self._lock:
             for kind in ("prompt", "cached", "completion"):
                 if found := measured[f"{kind}_tokens"]:
                     self._tokens[record.model, kind] += int(found)
             if record.kept_prompts and (cached := measured["cached_tokens"]):
-                self._tokens[record.model, SPARED_TOKENS] += int(cached)
+                self._tokens[record.model, REUSED_TOKENS] += int(cached)
                 self._tokens[record.model, PROMPT_HITS] += HIT_SHARE * cached >= (measured["prompt_tokens"] or 0)
 
     def cancel(self, name: str) -> None:

@@ -120,7 +120,11 @@ def create_gateway(
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
-    records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
+    records = RequestRecords(
+        registry.owner,
+        None if capture is None else Captures(capture),
+        lambda model, speed: metrics.speed(registry.shown_name(model), speed),
+    )
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )

@@ -12,7 +12,7 @@ from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
-from hotseat.gateway.gauges import of_requests, of_upstreams, with_shown_names
+from hotseat.gateway.gauges import of_requests, of_sinks, of_upstreams, with_shown_names
 from hotseat.gateway.key_file import KeySource
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -95,7 +95,7 @@ class RouterApp:
     def _gauges(self) -> Iterator[Reading]:
         own = chain(of_requests(self.registry), of_upstreams(self.registry))
         yield from with_shown_names(own, self._events.shown_name)
-        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+        yield from of_sinks([self._sink] if self._sink else [])
 
     def _workspace_changed(self, change: Change, workspace: Json) -> None:
         if change is Change.GONE:

@@ -186,7 +186,8 @@ def _operator_routes(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/metrics")
     def metrics_text() -> Response:
-        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        body, content_type = metrics.expose(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
 
     return blueprint
 

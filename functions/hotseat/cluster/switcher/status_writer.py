@@ -6,7 +6,7 @@ from typing import Any
 
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.coalesce import CoalescingWorker
+from hotseat.coalesce import CoalescingWorker, Measured, unmeasured
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import ENDPOINT, EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
@@ -16,13 +16,20 @@ RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the
 class StatusWriter(CoalescingWorker):
     """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only.
 
-    `written` is called after each write.
+    `written` is called after each write, `measured` with the seconds that each has taken.
     """
 
     def __init__(
-        self, kube: Kube, path: str, build: Callable[[], Json], written: Callable[[], None] = lambda: None
+        self,
+        kube: Kube,
+        path: str,
+        build: Callable[[], Json],
+        written: Callable[[], None] = lambda: None,
+        measured: Measured = unmeasured,
     ) -> None:
-        super().__init__(f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True)
+        super().__init__(
+            f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True, measured=measured
+        )
         self._kube = kube
         self._path = path
         self._build = build
@@ -66,11 +73,19 @@ View = tuple[Mapping[str, Json], Mapping[str, str]]  # statuses by Model, states
 
 
 class ModelStatusWriter(CoalescingWorker):
-    """Writes statuses of Models, state labels and Kubernetes Events. `view` returns statuses by Model, and states by path."""
+    """Writes statuses of Models, state labels and Kubernetes Events. `view` returns statuses by Model, and states by path.
 
-    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
+    `measured` is called with the seconds that each write has taken.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View], measured: Measured = unmeasured) -> None:
         super().__init__(
-            "statuses of Models", self._write, retry=(EVENT_RETRY, EVENT_RETRY), expected=KubeError, paused=True
+            "statuses of Models",
+            self._write,
+            retry=(EVENT_RETRY, EVENT_RETRY),
+            expected=KubeError,
+            paused=True,
+            measured=measured,
         )
         self._kube = kube
         self._namespace = namespace

@@ -58,7 +58,8 @@ class ClusterWorkspace(WorkspaceController):
     """The controller of one Workspace of the cluster, with its routers and status.
 
     `status` is what an earlier run left. Its epochs are continued, its routers are enrolled, and its statistics are used.
-    `on_step` is called after every step of the scheduler, `on_residency` with the residency after each write of the status.
+    `on_step` is called after every step of the scheduler, `on_residency` with the residency after each write of the status, and
+    `on_reconciled` with the seconds that each write has taken.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ClusterWorkspace(WorkspaceController):
         namespace: str,
         on_step: Callable[[], None] = _ignore,
         on_residency: Callable[[Residency], None] = _ignore,
+        on_reconciled: Callable[[float], None] = _ignore,
         has_broker: bool = True,
     ) -> None:
         policy, self._policy_problem = _load_policy(workspace)
@@ -106,7 +108,7 @@ class ClusterWorkspace(WorkspaceController):
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._status_writer = StatusWriter(
-            kube, path, self.build_status, lambda: on_residency(self.scheduler.residency)
+            kube, path, self.build_status, lambda: on_residency(self.scheduler.residency), on_reconciled
         )
 
     @property
@@ -266,7 +268,8 @@ class ClusterWorkspace(WorkspaceController):
         )
 
     def stepped(self) -> None:
-        """Write the status soon."""
+        """Count the time, and write the status soon."""
+        super().stepped()
         self._status_writer.mark(STATUS_DELAY)
         self._on_step()
 
