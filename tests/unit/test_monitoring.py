@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hotseat.telemetry.metrics import families
 from tests.helm import tool
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,8 @@ PROMTOOL = shutil.which("promtool")
 DASHBOARDS = {
     path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "monitoring/dashboards").glob("*.json"))
 }
+# Labels that targets bring: all series have them.
+OF_TARGETS = {"namespace", "job", "instance"}
 
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="promtool is not installed; on Debian: apt-get install prometheus"
@@ -79,6 +82,32 @@ def test_the_scrape_config_of_the_documentation_is_valid(tmp_path: Path) -> None
     (tmp_path / "prometheus.yml").write_text(text)
     shutil.copy(RULES, tmp_path / "hotseat.rules.yaml")
     promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
+
+
+def known() -> dict[str, set[str]]:
+    """Return the names of all series that hotseat has, with their labels."""
+    names = {family.name: {*family.labels} for family in families()}
+    for family in families():
+        if family.kind == "histogram":
+            names |= {f"{family.name}_{part}": {*family.labels} for part in ("sum", "count")}
+            names[f"{family.name}_bucket"] = {*family.labels, "le"}
+    return names
+
+
+def test_rules_and_dashboards_name_metrics_and_labels_that_there_are() -> None:
+    series = known()
+    queries = [alert["expr"] for alert in alerts()]
+    queries += [each["expr"] for made in DASHBOARDS.values() for panel in made["panels"] for each in panel["targets"]]
+    for query in queries:
+        found = dict(re.findall(r"\b(hotseat_\w+)(\{[^}]*\})?", query))
+        assert found.keys() <= series.keys()
+        for name, selector in found.items():
+            assert set(re.findall(r"(\w+) *(?:!=|=~|!~|=)", selector)) <= series[name] | OF_TARGETS, query
+        if found:
+            grouped = {
+                label for labels in re.findall(r"\b(?:by|on) \(([^)]*)\)", query) for label in labels.split(", ")
+            }
+            assert grouped <= set.union(*(series[name] for name in found)) | OF_TARGETS, query
 
 
 # Dashboards -----------------------------------------------------------------------------------------------------------
