@@ -59,8 +59,11 @@ class World:
     def all_fired(self) -> bool:
         """Look what fires, and return whether each expected alert has. One about something else fails the test."""
         for alert in self.prometheus.get("alerts")["alerts"]:
-            if alert["state"] == "firing":
-                name = alert["labels"]["alertname"]
+            name = alert["labels"]["alertname"]
+            is_late = (
+                name == "HotseatTargetDown" and alert["labels"]["instance"] != DEAD
+            )  # beside much else on the machine
+            if alert["state"] == "firing" and not is_late:
                 assert alert["labels"].items() >= EXPECTED[name].items(), alert
                 self.fired[name] = alert
         return self.fired.keys() >= EXPECTED.keys()
