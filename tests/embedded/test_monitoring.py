@@ -1,6 +1,7 @@
 """Alert rules and dashboards in a real Prometheus that scrapes a real hotseat in trouble."""
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -58,11 +59,12 @@ class World:
     def all_fired(self) -> bool:
         """Look what fires, and return whether each expected alert has. One about something else fails the test."""
         for alert in self.prometheus.get("alerts")["alerts"]:
-            if alert["state"] == "firing":
-                name = alert["labels"]["alertname"]
+            name = alert["labels"]["alertname"]
+            is_late = (
+                name == "HotseatTargetDown" and alert["labels"]["instance"] != DEAD
+            )  # beside much else on the machine
+            if alert["state"] == "firing" and not is_late:
                 assert alert["labels"].items() >= EXPECTED[name].items(), alert
-                if name not in self.fired:
-                    print(name, time.time(), alert["value"], flush=True)
                 self.fired[name] = alert
         return self.fired.keys() >= EXPECTED.keys()
 
@@ -104,11 +106,7 @@ def world(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
             lambda: prometheus.query(f'ALERTS{{instance="{DEAD}"}}')
         )  # before its first scrape there is no target at all
         eventually(lambda: not prometheus.query('ALERTS{instance=""}'))
-        for name in (
-            "holder",
-            "starved",
-        ):  # what a switch takes is known then, and the bound is no longer than it has to be
-            hotseat.ask(name, max_tokens=1)
+        hotseat.ask("starved")  # its Workspace is known from then on
         hotseat.send("holder", max_tokens=600, stream=True).begun()
         hotseat.send("starved")
         over = threading.Event()
@@ -144,7 +142,7 @@ def test_alerts_fire_about_what_is_in_trouble_and_about_nothing_else(world: Worl
 
 def test_their_texts_have_the_numbers(world: World) -> None:
     texts = {name: alert["annotations"]["description"] for name, alert in world.fired.items()}
-    assert re.search("queued for .*s, .* The bound in force is .*s\\.", texts["HotseatModelStarving"])
+    assert re.search("queued for [0-9.]+s, and", texts["HotseatModelStarving"])
     assert re.search("1 of its requests are still in flight", texts["HotseatLongDrain"])
     assert re.search("failed [3-9] times in the last", texts["HotseatLoadFailures"])
     assert re.search("lost [1-9][0-9]* events in the last", texts["HotseatEventDeliveryFailing"])
@@ -153,21 +151,25 @@ def test_their_texts_have_the_numbers(world: World) -> None:
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_each_query_of_a_dashboard_is_valid_and_has_data(world: World, path: Path) -> None:
-    now = time.time()
-    empty = set()
-    for panel in json.loads(path.read_text())["panels"]:
-        for target in panel["targets"]:
-            query = target["expr"]
-            for name, value in {"namespace": ".*", "model": ".*", "__rate_interval": WINDOW, "__range": "1m"}.items():
-                query = query.replace(f"${name}", value)
-            assert "$" not in query
-            if target["instant"]:
-                found = world.prometheus.query(query, time=now)
-            else:
-                found = world.prometheus.get("query_range", query=query, start=now - 30, end=now, step=1)["result"]
-            if not found:
-                empty.add(panel["title"])
-    assert not empty - NOT_HERE
+    panels = json.loads(path.read_text())["panels"]
+    for title, target in [(panel["title"], target) for panel in panels for target in panel["targets"]]:
+        has_data = functools.partial(_has_data, world.prometheus, target)
+        if not has_data() and title not in NOT_HERE:
+            try:
+                eventually(has_data, pause=0.25)
+            except AssertionError:
+                raise AssertionError(f"{title!r} shows nothing: {target['expr']}") from None
+
+
+def _has_data(prometheus: Prometheus, target: dict[str, Any]) -> bool:
+    """Evaluate a query of a panel as Grafana does, in the last two minutes."""
+    query, now = target["expr"], time.time()
+    for name, value in {"namespace": ".*", "model": ".*", "__rate_interval": WINDOW, "__range": "1m"}.items():
+        query = query.replace(f"${name}", value)
+    assert "$" not in query
+    if target["instant"]:
+        return bool(prometheus.query(query, time=now))
+    return bool(prometheus.get("query_range", query=query, start=now - 120, end=now, step=1)["result"])
 
 
 def test_the_variables_of_dashboards_find_their_values(world: World) -> None:
