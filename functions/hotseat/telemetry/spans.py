@@ -69,11 +69,15 @@ Place = tuple[str, str]  # a Workspace, and the metadata.name of a Model or the 
 class RequestTrace:
     """The spans of one sampled request."""
 
-    __slots__ = ("_inference", "_name", "_queue", "_sent", "_server", "_tracing", "context", "error", "place")
+    __slots__ = (
+        "_above", "_inference", "_name", "_queue", "_sent", "_server", "_submitted", "_tracing", "context", "error", "place",
+    )  # fmt: skip
 
     def __init__(self, tracing: "Tracing", server: Span, name: str) -> None:
         self._tracing, self._server, self._name = tracing, server, name
+        self._above = set_span_in_context(server)
         self._queue: Span | None = None
+        self._submitted = 0  # nanoseconds since 1970
         self._inference: Span | None = None
         self._sent = 0.0
         self.error = ""
@@ -91,21 +95,23 @@ class RequestTrace:
         return {"trace_id": self.trace_id, "span_id": format_span_id(self.context.span_id)}
 
     @property
-    def wait(self) -> Span | None:
-        """The span of the wait in the queue, once the request has been submitted."""
-        return self._queue
+    def wait(self) -> Span:
+        """The span of the wait in the queue. It is begun when it is needed, as most requests do not wait. Any thread may read it."""
+        with self._tracing.lock:
+            if self._queue is None:
+                self._queue = self._tracing.tracer.start_span("queue", self._above, start_time=self._submitted)
+            return self._queue
 
     def submit(self, place: Callable[[], Place | None]) -> None:
         """Begin the wait. `place` returns the Model for which the request waits, None while it does not. Any thread may call it."""
-        self._queue = self._tracing.tracer.start_span("queue", set_span_in_context(self._server))
+        self._submitted = time.time_ns()
         self.place = place
         self._tracing.requests[id(self)] = self
 
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
         if self._inference is None:
-            context = set_span_in_context(self._server)
-            self._inference = self._tracing.tracer.start_span(self._name, context, SpanKind.CLIENT)
+            self._inference = self._tracing.tracer.start_span(self._name, self._above, SpanKind.CLIENT)
             self._sent = time.monotonic()
         return tuple((name.encode(), value.encode()) for name, value in _headers(self._inference).items())
 
@@ -118,8 +124,8 @@ class RequestTrace:
 
     def complete(self, end: RequestEnd, now: float, now_ns: int) -> None:
         """Set the attributes of the spans, and end them. `now` and `now_ns`: when the request ended, on both clocks."""
-        if self._queue is not None and end.held:
-            self._complete_queue(self._queue, end, now, now_ns)
+        if end.held and self._submitted:
+            self._complete_queue(self.wait, end, now, now_ns)
         if self._inference is not None:
             self._complete_inference(self._inference, end, now_ns)
         server = self._server
@@ -211,7 +217,7 @@ class Tracing:
         self.switches: OrderedDict[str, _Switch] = OrderedDict()  # by id
         # By Workspace and router: when it was reported, and what, by model.
         self._asked: dict[Place, tuple[float, Mapping[str, SpanContext]]] = {}
-        self._lock = threading.Lock()  # over the last two
+        self.lock = threading.Lock()  # over the last two, and over the spans of waits
         self._ended: deque[tuple[RequestTrace, RequestEnd, float, int]] = deque(maxlen=MAX_ENDED)
         self._news = threading.Event()
         self._closed = False
@@ -281,7 +287,7 @@ class Tracing:
         found: dict[str, str] = {}
         for request in list(self.requests.values()):
             place = request.place and request.place()
-            if place and place[0] == workspace and request.wait is not None:
+            if place and place[0] == workspace:
                 found.setdefault(place[1], _headers(request.wait)["traceparent"])
         return found
 
@@ -289,7 +295,7 @@ class Tracing:
         """Note what `demand` returned at a router. What is no `traceparent` is ignored."""
         contexts = {model: _context(each) for model, each in demand.items()}
         valid = {model: context for model, context in contexts.items() if context is not None}
-        with self._lock:
+        with self.lock:
             if valid:
                 self._asked[workspace, router] = (time.monotonic(), valid)
             else:
@@ -321,7 +327,7 @@ class Tracing:
             if request.place is not None and request.place() == (workspace, model):
                 return request.wait
         oldest = time.monotonic() - DEMAND_AGE
-        with self._lock:
+        with self.lock:
             self._asked = {
                 of: each for of, each in self._asked.items() if each[0] > oldest
             }  # others are of routers that ended
@@ -348,13 +354,13 @@ class Tracing:
         return _headers(span)
 
     def _note(self, id_: str, switch: _Switch) -> None:
-        with self._lock:
+        with self.lock:
             self.switches[id_] = switch
             while len(self.switches) > SWITCHES:
                 self.switches.popitem(last=False)
 
     def _end_switch(self, outcome: str, data: Mapping[str, Any]) -> dict[str, str]:
-        with self._lock:
+        with self.lock:
             switch = self.switches.get(data["switch"])
             if switch is None or switch.span is None:
                 return {}
@@ -503,8 +509,11 @@ def _port(authority: str) -> int | None:
 
 def _headers(span: Span) -> dict[str, str]:
     """Return `traceparent` and, if there is one, `tracestate` of a span."""
-    headers: dict[str, str] = {}
-    _PROPAGATOR.inject(headers, set_span_in_context(span))
+    context = span.get_span_context()
+    trace, id_, flags = format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags
+    headers = {"traceparent": f"00-{trace}-{id_}-{flags:02x}"}
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
     return headers
 
 
