@@ -173,6 +173,7 @@ def test_every_value_has_a_description_and_no_other_is_accepted() -> None:
         ({"workspace": {"capacity": {"gpu": 1}}}, "workspace capacity gpu"),
         ({"workspace": {"runtime": "Auto"}}, "workspace runtime"),
         ({"settings": {"HOTSEAT_STORAGECLASS": "x"}}, "settings HOTSEAT_STORAGECLASS"),
+        ({"settings": {"OTEL_lower": "x"}}, "settings OTEL_lower"),
         ({"settings": {"HOTSEAT_IMAGE_PULL_SECRETS": "x"}}, "settings HOTSEAT_IMAGE_PULL_SECRETS"),
         ({"image": {"pullSecrets": "registry"}}, "image pullSecrets array"),
         ({"keys": {"values": ["two words"]}}, "keys values 0"),

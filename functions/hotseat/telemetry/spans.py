@@ -9,11 +9,13 @@ completed by a thread, because to read the tokens of an answer takes longer than
 """
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -22,7 +24,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -58,6 +60,7 @@ _OPERATIONS: Final = {
     "embedding": "embeddings",
 }  # gen_ai.operation.name, by capability
 _BEFORE_LOAD: Final = ("drain", "save", "release")  # phases of a switch, in order
+_RANDOM_BITS: Final = TraceIdRatioBased.TRACE_ID_LIMIT  # of the id of a trace, by which the sampler decides
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 Place = tuple[str, str]  # a Workspace, and the metadata.name of a Model or the id of a router in it
@@ -66,11 +69,15 @@ Place = tuple[str, str]  # a Workspace, and the metadata.name of a Model or the 
 class RequestTrace:
     """The spans of one sampled request."""
 
-    __slots__ = ("_inference", "_name", "_queue", "_sent", "_server", "_tracing", "context", "error", "place")
+    __slots__ = (
+        "_above", "_inference", "_name", "_queue", "_sent", "_server", "_submitted", "_tracing", "context", "error", "place",
+    )  # fmt: skip
 
     def __init__(self, tracing: "Tracing", server: Span, name: str) -> None:
         self._tracing, self._server, self._name = tracing, server, name
+        self._above = set_span_in_context(server)
         self._queue: Span | None = None
+        self._submitted = 0  # nanoseconds since 1970
         self._inference: Span | None = None
         self._sent = 0.0
         self.error = ""
@@ -88,21 +95,23 @@ class RequestTrace:
         return {"trace_id": self.trace_id, "span_id": format_span_id(self.context.span_id)}
 
     @property
-    def wait(self) -> Span | None:
-        """The span of the wait in the queue, once the request has been submitted."""
-        return self._queue
+    def wait(self) -> Span:
+        """The span of the wait in the queue. It is begun when it is needed, as most requests do not wait. Any thread may read it."""
+        with self._tracing.lock:
+            if self._queue is None:
+                self._queue = self._tracing.tracer.start_span("queue", self._above, start_time=self._submitted)
+            return self._queue
 
     def submit(self, place: Callable[[], Place | None]) -> None:
         """Begin the wait. `place` returns the Model for which the request waits, None while it does not. Any thread may call it."""
-        self._queue = self._tracing.tracer.start_span("queue", set_span_in_context(self._server))
+        self._submitted = time.time_ns()
         self.place = place
         self._tracing.requests[id(self)] = self
 
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
         if self._inference is None:
-            context = set_span_in_context(self._server)
-            self._inference = self._tracing.tracer.start_span(self._name, context, SpanKind.CLIENT)
+            self._inference = self._tracing.tracer.start_span(self._name, self._above, SpanKind.CLIENT)
             self._sent = time.monotonic()
         return tuple((name.encode(), value.encode()) for name, value in _headers(self._inference).items())
 
@@ -115,8 +124,8 @@ class RequestTrace:
 
     def complete(self, end: RequestEnd, now: float, now_ns: int) -> None:
         """Set the attributes of the spans, and end them. `now` and `now_ns`: when the request ended, on both clocks."""
-        if self._queue is not None and end.held:
-            self._complete_queue(self._queue, end, now, now_ns)
+        if end.held and self._submitted:
+            self._complete_queue(self.wait, end, now, now_ns)
         if self._inference is not None:
             self._complete_inference(self._inference, end, now_ns)
         server = self._server
@@ -188,11 +197,15 @@ class _Switch:
 class Tracing:
     """Makes the spans of this process and gives them to `processor`. Thread-safe, but for `begin`, which is for the event loop.
 
-    `sampler`: None for that of OTEL_TRACES_SAMPLER.
+    `sampler`: None for that of OTEL_TRACES_SAMPLER. `ratio`: the part of requests without a trace that it takes, if it decides by the id
+    of the trace.
     """
 
-    def __init__(self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None) -> None:
+    def __init__(
+        self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None, ratio: float | None = None
+    ) -> None:
         self._ids = _Ids()
+        self._bound = None if ratio is None else TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({SERVICE_VERSION: hotseat.__version__})
         if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: service}))
@@ -204,7 +217,7 @@ class Tracing:
         self.switches: OrderedDict[str, _Switch] = OrderedDict()  # by id
         # By Workspace and router: when it was reported, and what, by model.
         self._asked: dict[Place, tuple[float, Mapping[str, SpanContext]]] = {}
-        self._lock = threading.Lock()  # over the last two
+        self.lock = threading.Lock()  # over the last two, and over the spans of waits
         self._ended: deque[tuple[RequestTrace, RequestEnd, float, int]] = deque(maxlen=MAX_ENDED)
         self._news = threading.Event()
         self._closed = False
@@ -219,9 +232,13 @@ class Tracing:
         if "traceparent" in headers:
             parent = _PROPAGATOR.extract(headers)
         else:
-            # To begin a span that is not sampled takes three times as long as to ask the sampler.
-            trace_id = self._ids.generate_trace_id()
-            if self._sampler.should_sample(None, trace_id, path, SpanKind.SERVER).decision is Decision.DROP:
+            # To begin a span that is not sampled takes three times as long as to ask the sampler, and that ten times as
+            # long as to compare.
+            trace_id = getrandbits(128)
+            if self._bound is not None:
+                if trace_id & _RANDOM_BITS >= self._bound:
+                    return None
+            elif self._sampler.should_sample(None, trace_id, path, SpanKind.SERVER).decision is Decision.DROP:
                 return None
             self._ids.next_trace.id = trace_id
         name = f"{method} {path}"
@@ -270,7 +287,7 @@ class Tracing:
         found: dict[str, str] = {}
         for request in list(self.requests.values()):
             place = request.place and request.place()
-            if place and place[0] == workspace and request.wait is not None:
+            if place and place[0] == workspace:
                 found.setdefault(place[1], _headers(request.wait)["traceparent"])
         return found
 
@@ -278,7 +295,7 @@ class Tracing:
         """Note what `demand` returned at a router. What is no `traceparent` is ignored."""
         contexts = {model: _context(each) for model, each in demand.items()}
         valid = {model: context for model, context in contexts.items() if context is not None}
-        with self._lock:
+        with self.lock:
             if valid:
                 self._asked[workspace, router] = (time.monotonic(), valid)
             else:
@@ -310,7 +327,7 @@ class Tracing:
             if request.place is not None and request.place() == (workspace, model):
                 return request.wait
         oldest = time.monotonic() - DEMAND_AGE
-        with self._lock:
+        with self.lock:
             self._asked = {
                 of: each for of, each in self._asked.items() if each[0] > oldest
             }  # others are of routers that ended
@@ -337,13 +354,13 @@ class Tracing:
         return _headers(span)
 
     def _note(self, id_: str, switch: _Switch) -> None:
-        with self._lock:
+        with self.lock:
             self.switches[id_] = switch
             while len(self.switches) > SWITCHES:
                 self.switches.popitem(last=False)
 
     def _end_switch(self, outcome: str, data: Mapping[str, Any]) -> dict[str, str]:
-        with self._lock:
+        with self.lock:
             switch = self.switches.get(data["switch"])
             if switch is None or switch.span is None:
                 return {}
@@ -378,7 +395,18 @@ class Tracing:
 
 def export_to_environment(service: str) -> Tracing:
     """Return what makes spans, and exports them to where OTEL_EXPORTER_OTLP_ENDPOINT says. `service` is its name by default."""
-    return Tracing(BatchSpanProcessor(QuietExporter(OTLPSpanExporter())), service)
+    return Tracing(BatchSpanProcessor(QuietExporter(OTLPSpanExporter())), service, ratio=_ratio(os.environ))
+
+
+def _ratio(environment: Mapping[str, str]) -> float | None:
+    """Return the part of requests without a trace that the sampler of OTEL_TRACES_SAMPLER takes, if it decides by the id of the trace."""
+    if environment.get("OTEL_TRACES_SAMPLER", "").strip().lower() not in {"traceidratio", "parentbased_traceidratio"}:
+        return None
+    try:
+        ratio = float(environment.get("OTEL_TRACES_SAMPLER_ARG", ""))
+    except ValueError:
+        return None
+    return ratio if 0 <= ratio <= 1 else None
 
 
 class QuietExporter(SpanExporter):
@@ -481,8 +509,11 @@ def _port(authority: str) -> int | None:
 
 def _headers(span: Span) -> dict[str, str]:
     """Return `traceparent` and, if there is one, `tracestate` of a span."""
-    headers: dict[str, str] = {}
-    _PROPAGATOR.inject(headers, set_span_in_context(span))
+    context = span.get_span_context()
+    trace, id_, flags = format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags
+    headers = {"traceparent": f"00-{trace}-{id_}-{flags:02x}"}
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
     return headers
 
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
 from hotseat.telemetry.answer_figures import AnswerSample
-from hotseat.telemetry.spans import QuietExporter, RequestTrace, Tracing
+from hotseat.telemetry.spans import QuietExporter, RequestTrace, Tracing, _ratio
 from hotseat.telemetry.tracing import RequestEnd, TracingError, check_tracing, start_tracing
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -25,9 +25,9 @@ PHASES = {"wait": 0.5, "drain": 1.0, "save": 0.5, "release": 2.0, "load": 4.0, "
 class Exported:
     """A Tracing whose spans stay here."""
 
-    def __init__(self, sampler: Sampler = ALL) -> None:
+    def __init__(self, sampler: Sampler = ALL, ratio: float | None = None) -> None:
         self.memory = InMemorySpanExporter()
-        self.tracing = Tracing(SimpleSpanProcessor(self.memory), "hotseat", sampler)
+        self.tracing = Tracing(SimpleSpanProcessor(self.memory), "hotseat", sampler, ratio)
 
     def spans(self) -> dict[str, ReadableSpan]:
         """The ended spans, by name."""
@@ -199,8 +199,9 @@ def test_a_failed_request_has_an_error_and_one_of_the_client_has_none(exported: 
     assert (mistaken.status.status_code, mistaken.attributes["http.response.status_code"]) == (StatusCode.UNSET, 404)
 
 
-def test_what_is_not_sampled_makes_no_span() -> None:
-    exported = Exported(ParentBasedTraceIdRatio(0.01))
+@pytest.mark.parametrize("ratio", [None, 0.01])
+def test_what_is_not_sampled_makes_no_span(ratio: float | None) -> None:
+    exported = Exported(ParentBasedTraceIdRatio(0.01), ratio)
     begin = exported.tracing.begin
     traced = [trace for _ in range(5000) if (trace := begin("POST", "/v1/chat/completions", {}))]
     assert 10 < len(traced) < 150
@@ -208,6 +209,30 @@ def test_what_is_not_sampled_makes_no_span() -> None:
     assert begin("POST", "/v1/chat/completions", {"traceparent": NOT_SAMPLED}) is None
     assert begin("POST", "/v1/chat/completions", {"traceparent": SAMPLED}) is not None
     exported.tracing.close()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "ratio"),
+    [
+        ("parentbased_traceidratio", "0.25", 0.25),
+        ("traceidratio", "1", 1.0),
+        ("traceidratio", "", None),
+        ("traceidratio", "2", None),
+        ("parentbased_always_on", "0.25", None),
+        ("", "", None),
+    ],
+)
+def test_the_ratio_is_that_of_the_environment(
+    sampler: str, argument: str, ratio: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
+    assert _ratio(environment) == ratio
+    if ratio is not None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        tracing = Tracing(SimpleSpanProcessor(InMemorySpanExporter()), "hotseat")
+        assert f"TraceIdRatioBased{{{ratio}}}" in tracing._sampler.get_description(), "as the SDK reads it"
+        tracing.close()
 
 
 def test_an_invalid_traceparent_is_ignored(exported: Exported) -> None:
