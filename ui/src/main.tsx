@@ -7,7 +7,7 @@ import { Icon, type IconName } from "./icons";
 import { Events, Models, OneModel, Requests, Switches } from "./lists";
 import { Logs } from "./logs";
 import { Overview } from "./overview";
-import { notices } from "./parts";
+import { Empty, notices } from "./parts";
 import { Playground } from "./play";
 import { Settings } from "./settings";
 import { connected, failure, loaded, waitingTotal } from "./state";
@@ -67,7 +67,9 @@ function App() {
         </div>
       </nav>
       <main id="main" tabIndex={-1}>
-        {keyWanted.value ? <Key /> : !loaded.value ? <p class="empty">{failure.value || "Reading the state…"}</p> : (
+        {keyWanted.value ? <Key /> : !loaded.value ? (
+          <section class="card"><Empty title={failure.value ? "The state cannot be read" : "Reading the state…"}>{failure.value}</Empty></section>
+        ) : (
           <>
             {failure.value && <p class="alarm" role="alert">The state cannot be read: {failure.value}. It is tried again.</p>}
             {view === "" && <Overview />}

@@ -1,6 +1,6 @@
 // What is in force: what the documents say, and what follows from it.
 import { useEffect, useState } from "preact/hooks";
-import { get, key } from "./api";
+import { get, key, useKey } from "./api";
 import { bytes, clock, day, seconds } from "./format";
 import { Empty } from "./parts";
 import { gpus, history, oldest, remember, workspaces } from "./state";
@@ -22,7 +22,7 @@ export function Settings() {
       <section class="card">
         <header><h1>Settings in force</h1>{version && <span class="dim">hotseat {version}</span>}</header>
         <dl class="facts">
-          <dt>API keys</dt><dd>{key.value ? "required; the key of this tab is sent" : "not required"}</dd>
+          <dt>API keys</dt><dd>{key.value ? <>required; the key of this tab is sent. <button type="button" onClick={() => useKey("")}>Use another</button></> : "not required"}</dd>
           <dt>History</dt><dd>{history.value === "on" ? <>kept{since ? <> since {day(since)} {clock(since, false)}</> : ", empty yet"}</> : history.value === "off" ? "not kept: the page begins with the start of hotseat" : "–"}</dd>
           <dt>GPU figures</dt><dd>{gpus.value.length ? `${gpus.value.length} read` : "none can be read here"}</dd>
         </dl>

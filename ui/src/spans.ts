@@ -2,7 +2,7 @@
 import type { Happening, Instance, Phases, Request } from "./state";
 
 export type Kind = "load" | "ready" | "drain" | "release" | "parked" | "failed" | "wait";
-export interface Span { kind: Kind; from: number; to: number; text: string; swap?: Swap }
+export interface Span { kind: Kind; from: number; to: number; text: string; swap?: Swap; open?: boolean }
 export interface Lane { id: string; model: string; workspace: string; spans: Span[]; last: number }
 /** A switch. `handed` is when the accelerator went from one model to the other. */
 export interface Swap {
@@ -12,18 +12,18 @@ export interface Picture { lanes: Lane[]; swaps: Swap[] }
 
 export const laneId = (workspace: string, model: string) => `${workspace}\n${model}`;
 
-/** Return lanes sorted by name, and the switches between them. Spans that go on end at `now`. */
+/** Return lanes sorted by name, and the switches between them. Spans that go on are open, and end at `now`. */
 export function pictureOf(events: readonly Happening[], running: readonly Instance[], now: number): Picture {
   const lanes = new Map<string, Lane>(), swaps: Swap[] = [];
   const ready = new Map<string, number>(), parked = new Map<string, number>(), waits = new Map<string, number>();
   const told = new Map<string, Swap>(), leaving = new Map<string, Swap>(); // switches that go on, by the model that comes, and that goes
 
-  const add = (workspace: string, model: string, kind: Kind, from: number, to: number, text: string, swap?: Swap) => {
+  const add = (workspace: string, model: string, kind: Kind, from: number, to: number, text: string, swap?: Swap, open = false) => {
     const id = laneId(workspace, model);
     let lane = lanes.get(id);
     if (!lane) lanes.set(id, (lane = { id, model, workspace, spans: [], last: 0 }));
     if (to < from) return;
-    lane.spans.push({ kind, from, to, text, ...(swap && { swap }) });
+    lane.spans.push({ kind, from, to, text, ...(swap && { swap }), ...(open && { open }) });
     lane.last = Math.max(lane.last, to);
   };
   const waited = (workspace: string, model: string, until: number) => {
@@ -93,17 +93,17 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
     const step = each.story[each.story.length - 1];
     if (!step) continue;
     const since = ready.get(each.instance), from = Date.parse(step.at), lane = laneId(each.workspace, each.model);
-    if (/^ready$/i.test(each.state)) add(each.workspace, each.model, "ready", since ?? from, now, "resident");
+    if (/^ready$/i.test(each.state)) add(each.workspace, each.model, "ready", since ?? from, now, "resident", undefined, true);
     else {
       const kind: Kind = /load|wak/i.test(each.state) ? "load" : /drain|quiesc/i.test(each.state) ? "drain" : "release";
       if (since !== undefined) add(each.workspace, each.model, "ready", since, from, "resident");
-      add(each.workspace, each.model, kind, from, now, each.state.toLowerCase(), told.get(lane) ?? leaving.get(lane));
+      add(each.workspace, each.model, kind, from, now, each.state.toLowerCase(), told.get(lane) ?? leaving.get(lane), true);
       if (kind === "load" && told.has(lane)) told.get(lane)!.handed = from;
     }
   }
   for (const [id, since] of waits) {
     const [workspace, model] = id.split("\n") as [string, string];
-    add(workspace, model, "wait", since, now, "requests wait");
+    add(workspace, model, "wait", since, now, "requests wait", undefined, true);
   }
   for (const lane of lanes.values()) lane.spans.sort((a, b) => a.from - b.from);
   return { lanes: [...lanes.values()].sort((a, b) => a.workspace.localeCompare(b.workspace) || a.model.localeCompare(b.model)), swaps };

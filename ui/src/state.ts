@@ -132,6 +132,9 @@ function happening(event: any): Happening {
   };
 }
 
+/** States that events tell of. */
+const STATES: Record<string, string> = { "model.ready": "ready", "model.woken": "ready", "model.released": "unloaded", "model.parked": "parked", "model.failed": "failed" };
+
 let fresh: Happening[] = [], flush = 0;
 
 function take({ data }: ServerEvent): void {
@@ -142,7 +145,13 @@ function take({ data }: ServerEvent): void {
     const known = new Set(events.value.slice(-2000).map((each) => each.id));
     const news = fresh.filter((each) => !known.has(each.id));
     fresh = [];
-    if (news.length) events.value = [...events.value, ...news].slice(-KEPT);
+    if (!news.length) return;
+    batch(() => {
+      events.value = [...events.value, ...news].slice(-KEPT);
+      for (const each of news) if (STATES[each.type] && each.at > Date.now() - 5000) { // the whole state follows, a little later
+        models.value = models.value.map((model) => (model.id === each.subject ? { ...model, status: { ...model.status, state: STATES[each.type]! } } : model));
+      }
+    });
   });
   soon();
 }

@@ -121,7 +121,7 @@ function Tip({ lane, span, left, top, width }: { lane: Lane; span: Span; left: n
   return (
     <div class="tip" style={{ left: `${Math.max(0, Math.min(left - 20, width - 290))}px`, top: `${top + 4}px` }}>
       <b>{lane.model}</b> {span.text}
-      <div>{clock(span.from)} – {clock(span.to)} · {seconds((span.to - span.from) / 1000)}</div>
+      <div>{clock(span.from)} – {span.open ? "now" : clock(span.to)} · {seconds(((span.open ? Date.now() : span.to) - span.from) / 1000)}</div>
       {swap && <div>switch {swap.from.length > 0 && <>from {swap.from.join(", ")} </>}to {swap.to}: {swap.reason}, {swap.waiting} waited</div>}
       {swap?.phases && (
         <div>{(["wait", "drain", "save", "release", "load", "restore"] as const).filter((phase) => swap.phases![phase] !== undefined)
@@ -160,7 +160,7 @@ function paint(
     pen.fillStyle = line;
     pen.fillRect(left, TOP - 6, 1, height);
     pen.fillStyle = dim;
-    if (left < width - 50) pen.fillText(clock(at, step < 60), left - (left > scale.label + 20 ? 16 : 0), 9);
+    if (left > scale.label + 16 && left < width - 40) pen.fillText(clock(at, step < 60), left - 16, 9);
   }
   pen.save();
   pen.beginPath(); pen.rect(0, TOP, width, height - TOP); pen.clip();
@@ -178,7 +178,7 @@ function paint(
     let edge = -1, last = "", pair = 0;
     for (const span of lane.spans) {
       if (span.to < scale.begin) continue;
-      const x0 = Math.max(scale.label, x(span.from)), x1 = Math.max(x0 + 1.5, x(Math.min(span.to, end)));
+      const x0 = Math.max(scale.label, x(span.from)), x1 = Math.max(x0 + 1.5, x(span.open ? end : Math.min(span.to, end)));
       if (x1 - edge < 0.5 && last === span.kind) continue; // less than a pixel beside its like
       edge = x1;
       last = span.kind;
@@ -197,7 +197,7 @@ function paint(
         if (span.kind === "ready") {
           pen.fillStyle = body;
           while (pair < pairs.length && pairs[pair]![1] < span.from) pair++;
-          for (let at = pair, painted = 0; at < pairs.length && pairs[at]![0] < span.to; at++) {
+          for (let at = pair, painted = 0; at < pairs.length && pairs[at]![0] < (span.open ? end : span.to); at++) {
             const left = Math.max(x0, x(pairs[at]![0])), right = Math.max(left + 1, Math.min(x1, x(Math.min(pairs[at]![1], end))));
             if (right < painted + 0.5) continue;
             painted = right;
