@@ -16,6 +16,8 @@ from typing import Any
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog, HttpSink, Listener
+from hotseat.control.history_recorder import HistoryRecorder
+from hotseat.control.history_store import HistorySettings, HistoryStore
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
@@ -41,6 +43,7 @@ from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Settings:
     admin_port: int | None = None  # the only port with admin routes; None: each port has them
     upstream_port: int | None = None  # that serves engines' own pages and nothing else
     capture: CaptureMode | None = None  # how bodies are captured; None: they are not
+    history: HistorySettings | None = None  # what is kept over restarts of events, switches and requests; None: nothing
 
 
 def _nothing(_manifest: Manifest) -> None:
@@ -94,7 +98,8 @@ class App:
         self.settings = settings
         self.manifest = manifest
         self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
-        self.bus = EventLog()
+        self._tracing = start_tracing("hotseat")
+        self.bus = EventLog(tracing=self._tracing)
         logs = settings.state_dir / "logs"
         for folder in (settings.state_dir, logs):
             make_directory(folder)
@@ -136,6 +141,9 @@ class App:
             if each is not None:
                 self.bus.subscribe(each)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self._history = HistoryStore(settings.history) if settings.history else None
+        if self._history is not None:
+            self.bus.subscribe(HistoryRecorder(self._history).event)
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
@@ -157,7 +165,9 @@ class App:
             capture=settings.capture,
             upstream_port=settings.upstream_port,
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
+            history=self._history,
             gpus=self._gpu_rows,
+            tracing=self._tracing,
         )
 
     def begin(self) -> None:
@@ -261,7 +271,7 @@ class App:
         self._connections.close()
         self._stats_file.close()
         self._gpu_locks.close()
-        for each in (self._sink, self._request_log):
+        for each in (self._sink, self._request_log, self._history, self._tracing):
             if each is not None:
                 each.close()
 
@@ -291,10 +301,14 @@ class App:
         for handle in self.registry.handles:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
             mine = [route.model.name for route in self.registry.routes().values() if route.handle is handle]
-            yield from gauges.of_pins(handle.workspace, map(handle.status, mine))
+            rows = [handle.status(name) for name in mine]
+            yield from gauges.of_pins(handle.workspace, rows)
+            yield from gauges.of_backoff(rows)
+        for workspace, totals in self.registry.accelerator_seconds().items():
+            yield from gauges.of_accelerator(workspace, totals)
         yield from gauges.of_prompts(self._prompt_sizes())
         yield from gauges.of_gpus(self._gpu_figures())
-        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+        yield from gauges.of_sinks([self._sink] if self._sink else [])
 
 
 def _prompts(workspace: Workspace) -> PromptSettings | None:

@@ -14,13 +14,14 @@ import click
 import psutil
 
 from hotseat.api.model import Capability, Model
-from hotseat.api.units import parse_duration, parse_quantity
+from hotseat.api.units import format_bytes, parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
 from hotseat.cli import up_top
 from hotseat.cli.client import Client
 from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
+from hotseat.control.history_store import DAYS, LEAST_SIZE, NAME, SIZE, HistorySettings
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.key_file import KeyFileError, KeySource
@@ -35,6 +36,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.sources.cache import default_cache_dir
 from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.tracing import TracingError, check_tracing
 
 LOOPBACK = "127.0.0.1"
 IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
@@ -58,6 +60,12 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
         return int(parse_quantity(value))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not {error}") from None
+
+
+def _history_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    if (size := _size(ctx, param, value)) < LEAST_SIZE:
+        raise click.BadParameter(f"{value!r} is too little; allowed: at least {format_bytes(LEAST_SIZE)}")
+    return size
 
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -167,6 +175,14 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
               help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
                   "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--history", metavar="PATH|off", envvar="HOTSEAT_HISTORY",
+              help="File in which events, switches and requests are kept over restarts (SQLite), without prompts and answers. off: nothing "
+                  f"is kept.  [env var: HOTSEAT_HISTORY; default: {NAME} in the state directory]")  # fmt: skip
+@click.option("--history-days", type=click.IntRange(1, 99_999), default=DAYS, show_default=True, envvar="HOTSEAT_HISTORY_DAYS",
+              help="Days after which they are deleted.  [env var: HOTSEAT_HISTORY_DAYS]")  # fmt: skip
+@click.option("--history-size", default=f"{SIZE // 2**20}Mi", show_default=True, callback=_history_size, envvar="HOTSEAT_HISTORY_SIZE",
+              help="Maximum size of the file, with its write-ahead log. The oldest are deleted first.  [env var: "
+                  "HOTSEAT_HISTORY_SIZE]")  # fmt: skip
 @click.option("--capture", type=click.Choice([mode.value for mode in CaptureMode]), envvar="HOTSEAT_CAPTURE",
               help="Capture the bodies of requests and answers in memory, for GET /api/captures/{id}. With `redacted`, texts become "
                   "their lengths. Without this option, no bodies are kept.  [env var: HOTSEAT_CAPTURE]")  # fmt: skip
@@ -207,6 +223,9 @@ def up(  # noqa: PLR0917 — one parameter an option
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
+    history: str | None,
+    history_days: int,
+    history_size: int,
     capture: str | None,
     no_watch: bool,
     log_level: str,
@@ -249,9 +268,10 @@ def up(  # noqa: PLR0917 — one parameter an option
             if _check_port(address, other, state_dir or home / f"port-{port}", option) in used:
                 raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
             used[other] = option
+    state_dir = (state_dir or home / f"port-{port}").absolute()
     settings = Settings(
         inputs=inputs,
-        state_dir=(state_dir or home / f"port-{port}").absolute(),
+        state_dir=state_dir,
         cache_dir=(cache_dir or default_cache_dir()).absolute(),
         keys=key_source,
         sink=sink,
@@ -264,7 +284,10 @@ def up(  # noqa: PLR0917 — one parameter an option
         admin_port=admin_port,
         upstream_port=upstream_port,
         capture=None if capture is None else CaptureMode(capture),
+        history=_history(history, state_dir, history_days, history_size),
     )
+    _check_tracing()
+
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
     addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
@@ -276,6 +299,18 @@ def up(  # noqa: PLR0917 — one parameter an option
             up_top.show_until_end(pid, client, output)
             return
     _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _check_tracing() -> None:
+    try:
+        check_tracing()
+    except TracingError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _history(path: str | None, state_dir: Path, days: int, size: int) -> HistorySettings | None:
+    """Return where history is kept. None: nowhere."""
+    return None if path == "off" else HistorySettings(Path(path).absolute() if path else state_dir / NAME, days, size)
 
 
 def _host_port(address: tuple[str, int | None]) -> str:

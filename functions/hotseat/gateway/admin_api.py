@@ -10,12 +10,14 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from hotseat import __version__
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
+from hotseat.control.history_store import HistoryStore
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.core.errors import BadRequest, NotFound, Unavailable, shortened
 from hotseat.core.events import shown_replica_name
-from hotseat.core.messages import InstanceState, Resident
+from hotseat.core.messages import InstanceState, Resident, Wait, WaitReason
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
@@ -23,6 +25,7 @@ from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
+from hotseat.gateway.history_api import add_history_routes
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
@@ -40,6 +43,18 @@ ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
+# Of a Workspace: what can be told to a key that only reads. Others can have secrets, or are long.
+_SETTINGS = {
+    "capacity",
+    "policy",
+    "queue",
+    "tenants",
+    "loading",
+    "default_model",
+    "return_to_default",
+    "active_profile",
+    "groups",
+}
 _WAIT = {
     "type": "string",
     "pattern": "^(true|false|[0-9]{1,6}(ms|s|m|h))$",
@@ -57,11 +72,14 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
+    history: HistoryStore | None = None,
     gpus: Gpus = list,
 ) -> Blueprint:
     """Return the routes that belong to no API family.
 
-    `caches`: what is kept on this machine. None: it is a cluster. `gpus` returns a row for each GPU of this machine.
+    `caches`: what is kept on this machine; None: it is a cluster. `history`: what the routes for it read; None: there is none. `gpus`
+    returns a row for each GPU of this machine.
+
     """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
@@ -69,6 +87,7 @@ def admin_blueprint(
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
+    add_history_routes(blueprint, registry, history)
     add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
@@ -117,10 +136,20 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
+    @blueprint.get("/api/settings")
+    @documented("Return settings of each Workspace: those of its document, and those in force", operation=READ)
+    def settings() -> Response:
+        return jsonify(version=__version__, workspaces=[_settings(handle) for handle in registry.handles])
+
     @blueprint.get("/metrics")
-    @documented("Return metrics in the text format of Prometheus", content=["text/plain"], operation=READ)
+    @documented(
+        "Return metrics in the text format of Prometheus, or as OpenMetrics if `Accept` has that",
+        content=["text/plain", "application/openmetrics-text"],
+        operation=READ,
+    )
     def prometheus() -> Response:
-        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        body, content_type = metrics.expose(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
 
 
 def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
@@ -268,7 +297,7 @@ def _gpus(route: ModelRoute | None) -> int | None:
 
 
 def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str, Any]]:
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     return [
         {
             "model": registry.shown_name(model),
@@ -276,6 +305,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
             "oldest_seconds": round(now - waiting.oldest, 3),
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
+            **_why(waits.get(model, _UNDECIDED), registry),
         }
         for model, (waiting, rate) in handle.gate.queues().items()
         if waiting is not None
@@ -284,7 +314,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
 
 def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     mine = [name for name, route in registry.routes().items() if route.handle is handle]
     for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
@@ -296,7 +326,21 @@ def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[st
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants) if waiting else {},
+            **_why(waits.get(model, _UNDECIDED if waiting else None), registry),
         }
+
+
+_UNDECIDED = Wait(WaitReason.DISPATCHING, "the scheduler has not seen these requests yet")
+
+
+def _why(wait: Wait | None, registry: ModelRegistry) -> dict[str, Any]:
+    """Return why the requests of a Model wait; null where none do."""
+    return {
+        "reason": None if wait is None else wait.reason.value,
+        "message": None if wait is None else wait.message,
+        "expected_at": None if wait is None or wait.expected is None else rfc3339(wait.expected),
+        "behind": [] if wait is None else [registry.shown_name(name) for name in wait.behind],
+    }
 
 
 def _rounded(rate: float | None) -> float | None:
@@ -315,6 +359,15 @@ def _workspace(handle: WorkspaceHandle) -> dict[str, Any]:
         "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
         "effective_max_wait": bound_in_force(handle.workspace, handle.effective_max_wait),
     }
+
+
+def _settings(handle: WorkspaceHandle) -> dict[str, Any]:
+    spec = handle.workspace.spec
+    in_force = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS)
+    in_force["policy"]["maxWait"] = bound_in_force(handle.workspace, handle.effective_max_wait)
+    in_force["capacity"] |= {"gpus": handle.capacity.gpus, "hostMemory": handle.capacity.host_memory}
+    document = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS, exclude_unset=True)
+    return {"name": handle.name, "document": document, "in_force": in_force}
 
 
 def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:

@@ -13,8 +13,8 @@ docs/scheduling.md has the figures:
 from collections.abc import Mapping, Sequence
 from math import inf, sqrt
 
-from hotseat.core.messages import InstanceState
-from hotseat.core.policy.api import NOTHING, Decision, ModelView, View
+from hotseat.core.messages import InstanceState, WaitReason
+from hotseat.core.policy.api import NOTHING, Decision, EvictableAt, ModelView, View
 from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
 from hotseat.core.policy.placement import pending, place, residents
 
@@ -56,14 +56,24 @@ class Batch:
         last_call = min((due[name] - lead for name, lead in ahead_of.items()), default=inf)
         idle_until = {r.name: _keep_idle_until(r, pressing) for r in kept.values()} if pressing else {}
 
-        def free_at(resident: ModelView, waiter: ModelView) -> float:
-            at = evictable_at(resident, last_call - _remaining_batch(resident, waiter))
-            return max(at, min(idle_until[resident.name], last_call)) if resident.idle else at
+        def free_at(resident: ModelView, waiter: ModelView) -> EvictableAt:
+            at, why = evictable_at(resident, last_call - _remaining_batch(resident, waiter))
+            lingers = min(idle_until[resident.name], last_call) if resident.idle else -inf
+            return (lingers, WaitReason.LINGERING) if lingers > at else (at, why)
 
         promise = _effective_bound(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], ahead_of)
         promise = view.auto_max_wait if promise is None else promise
-        resident, wake_at = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
-        return Decision(resident, wake_at, promise, _cut_off(view, resident, pressing))
+        placed = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
+        cut_off = _cut_off(view, placed.resident, pressing)
+        return Decision(
+            placed.resident,
+            placed.wake_at,
+            promise,
+            cut_off,
+            queue=queue,
+            obstacles=placed.obstacles,
+            turns_ahead=ahead_of,
+        )
 
 
 def _max_resident(view: View, active: Sequence[ModelView]) -> int:
