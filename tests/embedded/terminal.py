@@ -78,12 +78,16 @@ class Terminal:
             self._screen.resize(lines, columns)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
+    def gave_back(self) -> bool:
+        """Whether the terminal is as it was before: its modes, its screen and its cursor."""
+        restored = self.raw.count(b"\x1b[?1049h") == self.raw.count(b"\x1b[?1049l")
+        shown = self.raw.count(b"\x1b[?25l") == self.raw.count(b"\x1b[?25h")
+        return restored and shown and termios.tcgetattr(self._theirs) == self.modes
+
     def ended(self) -> int:
         """Wait for its end, and look that the terminal is as it was before."""
         status = self.process.wait(PATIENCE)
-        assert termios.tcgetattr(self._theirs) == self.modes
-        eventually(lambda: self.raw.count(b"\x1b[?1049h") == self.raw.count(b"\x1b[?1049l"))
-        eventually(lambda: self.raw.count(b"\x1b[?25l") == self.raw.count(b"\x1b[?25h"))
+        eventually(self.gave_back)
         return status
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ import socket
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 from .conftest import Up
 from .harness import Hotseat, eventually, model
 from .terminal import Terminal, terminal
@@ -99,6 +101,19 @@ def test_a_key_that_may_not_read_is_said(up: Up) -> None:
     with terminal("--url", hotseat.url, "--api-key", "wrong", "top") as top:
         assert top.ended() == 1
         eventually(lambda: b"give the key with --api-key" in top.raw)
+
+
+def test_ctrl_z_gives_the_terminal_back_until_it_goes_on() -> None:
+    with terminal("--url", "http://127.0.0.1:1", "top") as top:
+        top.shows("connecting…")
+        top.press("\x1a")
+        eventually(lambda: psutil.Process(top.process.pid).status() == psutil.STATUS_STOPPED)
+        eventually(top.gave_back)
+        top.process.send_signal(signal.SIGCONT)
+        eventually(lambda: not top.gave_back())
+        top.shows("connecting…")
+        top.press("q")
+        assert top.ended() == 0
 
 
 # hotseat up --top -----------------------------------------------------------------------------------------------------
