@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hotseat import __version__
+from hotseat.cli import switch_plot
 from hotseat.cli.events import PHASES, Activity, line, models_of
 from hotseat.cli.options import (
     Command,
@@ -252,19 +254,35 @@ def _parked_rows(body: Row) -> list[list[str]]:
     ]
 
 
-@click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json", "hotseat switches --since 24h"])
+@click.command(
+    cls=Command,
+    examples=[
+        "hotseat switches",
+        "hotseat switches -o json",
+        "hotseat switches --since 24h",
+        "hotseat switches --plot out.png",
+    ],
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png|.svg",
+              help="Draw the switches instead: who was resident when, each phase to scale, and who waited. Needs matplotlib.")  # fmt: skip
 @history_options("switches that have ended")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
-def switches(ctx: click.Context, begin: str | None, end: str | None, output: str) -> None:
+def switches(ctx: click.Context, plot: Path | None, begin: str | None, end: str | None, output: str) -> None:
     """List recent switches and the duration of each phase, newest last.
 
     SAVED and RESTORED are the sizes of the prompt caches that were saved and restored. They and their phases are shown if
     there were any.
     """
     check_until(ctx, begin, end)
+    if plot is not None:
+        switch_plot.check(plot)
     body = history_of(ctx, "switches", begin, end) if begin else connect(ctx).get("/api/switches", "switches")
+    if plot is not None:
+        click.echo(switch_plot.plot(connect(ctx), body["switches"], plot))
+        return
+
     kept = any(row.get("saved") or row.get("restored") for row in body["switches"])
     phases = [phase for phase in PHASES if kept or phase not in ("save", "restore")]
     rows = [
