@@ -17,7 +17,7 @@ from hotseat.core.policy.groups import NO_MODELS
 KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 
 
-class Placement(NamedTuple):
+class Placed(NamedTuple):
     """All that should be resident, when to decide again, and why queued models are not placed, as far as it is not their order."""
 
     resident: tuple[str, ...]
@@ -49,7 +49,7 @@ def place(
     *,
     free_at: Callable[[ModelView, ModelView], EvictableAt],
     alarms: Iterable[float] = (),
-) -> Placement:
+) -> Placed:
     """Place queued models in their order.
 
     `free_at(resident, model)` is the time from which the resident may be evicted for the model, and
@@ -95,7 +95,7 @@ def place(
             held += model.claim.placed_beside(held, view.capacity)
         elif model.name not in obstacles:
             obstacles[model.name] = partial(_no_way, model, stuck, tuple(kept), tuple(chosen), view)
-    return Placement((*kept, *chosen), min(wakes, default=None), obstacles)
+    return Placed((*kept, *chosen), min(wakes, default=None), obstacles)
 
 
 def _obstacle(
