@@ -10,7 +10,7 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
-from hotseat.control.history_store import HistoryStore
+from hotseat.control.history_store import MAX_REQUESTS, HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
@@ -125,7 +125,7 @@ def create_gateway(
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
     records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
     if history is not None:
-        records.on_end = partial(history.add, partial(records.history_rows, registry))
+        records.on_end = partial(history.add, partial(records.history_rows, registry), limit=MAX_REQUESTS)
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )
