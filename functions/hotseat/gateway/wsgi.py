@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
-from hotseat.control.history_store import HistoryStore
+from hotseat.control.history_store import MAX_REQUESTS, HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
@@ -136,7 +136,8 @@ def create_gateway(
         lambda model, speed: metrics.speed(registry.shown_name(model), speed),
     )
     if history is not None:
-        records.on_end = partial(history.add, partial(records.history_rows, registry))
+        records.on_end = partial(history.add, partial(records.history_rows, registry), limit=MAX_REQUESTS)
+
 
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
