@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.prometheus_server import PROGRAM, ROOT, Prometheus
+
 from .conftest import Up
 from .harness import Hotseat, eventually, model, workspace
-from .prometheus_server import PROGRAM, ROOT, WINDOW, Prometheus
 from .receiver import Receiver
 
 pytestmark = [
@@ -153,23 +153,12 @@ def test_their_texts_have_the_numbers(world: World) -> None:
 def test_each_query_of_a_dashboard_is_valid_and_has_data(world: World, path: Path) -> None:
     panels = json.loads(path.read_text())["panels"]
     for title, target in [(panel["title"], target) for panel in panels for target in panel["targets"]]:
-        has_data = functools.partial(_has_data, world.prometheus, target)
+        has_data = functools.partial(world.prometheus.has_data, target)
         if not has_data() and title not in NOT_HERE:
             try:
                 eventually(has_data, pause=0.25)
             except AssertionError:
                 raise AssertionError(f"{title!r} shows nothing: {target['expr']}") from None
-
-
-def _has_data(prometheus: Prometheus, target: dict[str, Any]) -> bool:
-    """Evaluate a query of a panel as Grafana does, in the last two minutes."""
-    query, now = target["expr"], time.time()
-    for name, value in {"namespace": ".*", "model": ".*", "__rate_interval": WINDOW, "__range": "1m"}.items():
-        query = query.replace(f"${name}", value)
-    assert "$" not in query
-    if target["instant"]:
-        return bool(prometheus.query(query, time=now))
-    return bool(prometheus.get("query_range", query=query, start=now - 120, end=now, step=1)["result"])
 
 
 def test_the_variables_of_dashboards_find_their_values(world: World) -> None:
