@@ -210,7 +210,7 @@ def draw(found: Sequence[Span], workspaces: Mapping[str, str], path: Path) -> No
         handles=legend,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.25 / (1 + 0.3 * len(rows))),
-        ncols=6,
+        ncols=7,
         fontsize="small",
         frameon=False,
     )
