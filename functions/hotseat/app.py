@@ -16,6 +16,8 @@ from typing import Any
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog, HttpSink, Listener
+from hotseat.control.history_recorder import HistoryRecorder
+from hotseat.control.history_store import HistorySettings, HistoryStore
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
@@ -68,6 +70,7 @@ class Settings:
     admin_port: int | None = None  # the only port with admin routes; None: each port has them
     upstream_port: int | None = None  # that serves engines' own pages and nothing else
     capture: CaptureMode | None = None  # how bodies are captured; None: they are not
+    history: HistorySettings | None = None  # what is kept over restarts of events, switches and requests; None: nothing
 
 
 def _nothing(_manifest: Manifest) -> None:
@@ -136,6 +139,9 @@ class App:
             if each is not None:
                 self.bus.subscribe(each)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self._history = HistoryStore(settings.history) if settings.history else None
+        if self._history is not None:
+            self.bus.subscribe(HistoryRecorder(self._history).event)
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
@@ -158,6 +164,7 @@ class App:
             upstream_port=settings.upstream_port,
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
             gpus=self._gpu_rows,
+            history=self._history,
         )
 
     def begin(self) -> None:
@@ -261,7 +268,7 @@ class App:
         self._connections.close()
         self._stats_file.close()
         self._gpu_locks.close()
-        for each in (self._sink, self._request_log):
+        for each in (self._sink, self._request_log, self._history):
             if each is not None:
                 each.close()
 

@@ -13,7 +13,18 @@ import click
 
 from hotseat import __version__
 from hotseat.cli.events import PHASES, Activity, line, models_of
-from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
+from hotseat.cli.options import (
+    Command,
+    check_until,
+    complete_model,
+    connect,
+    history_of,
+    history_options,
+    model_argument,
+    output_option,
+    server_options,
+    typed,
+)
 from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took, transfer
 
 if TYPE_CHECKING:
@@ -241,17 +252,19 @@ def _parked_rows(body: Row) -> list[list[str]]:
     ]
 
 
-@click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json"])
+@click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json", "hotseat switches --since 24h"])
+@history_options("switches that have ended")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
-def switches(ctx: click.Context, output: str) -> None:
+def switches(ctx: click.Context, begin: str | None, end: str | None, output: str) -> None:
     """List recent switches and the duration of each phase, newest last.
 
     SAVED and RESTORED are the sizes of the prompt caches that were saved and restored. They and their phases are shown if
     there were any.
     """
-    body = connect(ctx).get("/api/switches", "switches")
+    check_until(ctx, begin, end)
+    body = history_of(ctx, "switches", begin, end) if begin else connect(ctx).get("/api/switches", "switches")
     kept = any(row.get("saved") or row.get("restored") for row in body["switches"])
     phases = [phase for phase in PHASES if kept or phase not in ("save", "restore")]
     rows = [
@@ -408,20 +421,30 @@ def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
         click.echo(for_stdout(text))
 
 
-@click.command(cls=Command, examples=["hotseat events", "hotseat events --history 50 --no-follow -o json"])
+@click.command(
+    cls=Command,
+    examples=["hotseat events", "hotseat events --history 50 --no-follow -o json", "hotseat events --since 24h"],
+)
 @click.option("-f/ ", "--follow/--no-follow", default=True, help="Keep printing new events (default), or exit.")
 @click.option(
     "--history", type=click.IntRange(min=0), default=10, show_default=True, help="Number of past events to print."
 )
+@history_options("events")
 @output_option("table", "json")
 @server_options(top=False)
 @click.pass_context
-def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
+def events(  # noqa: PLR0917 — one parameter an option
+    ctx: click.Context, follow: bool, history: int, begin: str | None, end: str | None, output: str
+) -> None:
     """Print events, one per line: switches and their phases, and models that are ready, released or failed.
 
-    `-o json` prints CloudEvents.
+    `-o json` prints CloudEvents. With --since the command prints events of the history and exits.
     """
-    for event in connect(ctx).events(history=history, follow=follow):
+    check_until(ctx, begin, end)
+    if begin and (wrong := typed(ctx) & {"follow", "history"}):
+        raise click.UsageError(f"--since excludes --{min(wrong)}", ctx)
+    listed = history_of(ctx, "events", begin, end)["events"] if begin else None
+    for event in connect(ctx).events(history=history, follow=follow) if listed is None else listed:
         click.echo(for_stdout(json.dumps(event, ensure_ascii=False) if output == "json" else line(event)))
 
 

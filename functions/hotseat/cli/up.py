@@ -14,11 +14,12 @@ import click
 import psutil
 
 from hotseat.api.model import Capability, Model
-from hotseat.api.units import parse_duration, parse_quantity
+from hotseat.api.units import format_bytes, parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
 from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
+from hotseat.control.history_store import DAYS, LEAST_SIZE, NAME, SIZE, HistorySettings
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.key_file import KeyFileError, KeySource
@@ -56,6 +57,12 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
         return int(parse_quantity(value))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not {error}") from None
+
+
+def _history_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    if (size := _size(ctx, param, value)) < LEAST_SIZE:
+        raise click.BadParameter(f"{value!r} is too little; allowed: at least {format_bytes(LEAST_SIZE)}")
+    return size
 
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -165,6 +172,14 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
               help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
                   "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--history", metavar="PATH|off", envvar="HOTSEAT_HISTORY",
+              help="File in which events, switches and requests are kept over restarts (SQLite), without prompts and answers. off: nothing "
+                  f"is kept.  [env var: HOTSEAT_HISTORY; default: {NAME} in the state directory]")  # fmt: skip
+@click.option("--history-days", type=click.IntRange(1, 99_999), default=DAYS, show_default=True, envvar="HOTSEAT_HISTORY_DAYS",
+              help="Days after which they are deleted.  [env var: HOTSEAT_HISTORY_DAYS]")  # fmt: skip
+@click.option("--history-size", default=f"{SIZE // 2**20}Mi", show_default=True, callback=_history_size, envvar="HOTSEAT_HISTORY_SIZE",
+              help="Maximum size of the file, with its write-ahead log. The oldest are deleted first.  [env var: "
+                  "HOTSEAT_HISTORY_SIZE]")  # fmt: skip
 @click.option("--capture", type=click.Choice([mode.value for mode in CaptureMode]), envvar="HOTSEAT_CAPTURE",
               help="Capture the bodies of requests and answers in memory, for GET /api/captures/{id}. With `redacted`, texts become "
                   "their lengths. Without this option, no bodies are kept.  [env var: HOTSEAT_CAPTURE]")  # fmt: skip
@@ -203,6 +218,9 @@ def up(  # noqa: PLR0917 — one parameter an option
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
+    history: str | None,
+    history_days: int,
+    history_size: int,
     capture: str | None,
     no_watch: bool,
     log_level: str,
@@ -254,6 +272,9 @@ def up(  # noqa: PLR0917 — one parameter an option
         upstream_port=upstream_port,
         capture=None if capture is None else CaptureMode(capture),
     )
+    if history != "off":
+        file = Path(history).absolute() if history else settings.state_dir / NAME
+        settings = replace(settings, history=HistorySettings(file, history_days, history_size))
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
     addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)

@@ -5,6 +5,7 @@ go into one transaction. If the queue is full, or the disk, rows are lost and co
 SIGKILL (write-ahead log); a power failure may cost the last rows.
 """
 
+import json
 import logging
 import os
 import sqlite3
@@ -40,6 +41,7 @@ CLOSE_TIME = 2.0  # seconds that close() waits for the last rows
 _WAL_SIZE = 2 * 2**20  # bytes of the write-ahead log, after which it is copied into the file and used again
 _CHUNK = 5000  # rows that are deleted in one transaction
 _DAY = 86_400.0
+_MAGIC = b"SQLite format 3\0"
 _BUSY_TIME = 5.0  # seconds to wait for a lock of another process
 
 
@@ -290,6 +292,29 @@ class HistoryStore:
         beyond = _number(connection, "page_count") - self._limit // _number(connection, "page_size")
         if beyond > 0:
             connection.executescript(f"PRAGMA incremental_vacuum({beyond})")  # `execute` would free one page only
+
+
+def is_history(path: Path) -> bool:
+    """Whether a file is a SQLite database. Raise OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def trace_lines(path: Path) -> Iterator[str]:
+    """Yield the requests of a history as lines of a request log, for the simulation. Raise HistoryUnreadable if it has none.
+
+    The hotseat that writes it may run.
+    """
+    try:
+        with closing(_reader(path)) as connection:
+            if (version := _number(connection, "user_version")) != VERSION:
+                raise HistoryUnreadable(f"it is no history of version {VERSION}: its version is {version}")
+            for model, data in connection.execute(f"SELECT model, data FROM {Kind.REQUESTS} ORDER BY id"):  # noqa: S608
+                row = json.loads(data)
+                kept = {name: row[name] for name in ("waited", "seconds", "status", "priority")}
+                yield json.dumps({"time": row["arrived_at"], "model": model, **kept})
+    except sqlite3.Error as error:
+        raise HistoryUnreadable(str(error)) from error
 
 
 class _Unusable(Exception):

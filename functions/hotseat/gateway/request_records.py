@@ -4,11 +4,14 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
+import msgspec
+
 from hotseat.api.units import format_time
+from hotseat.control.history_store import Kind, Row
 from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Cancelled, HotseatError, NotFound, shortened
@@ -45,6 +48,7 @@ class RequestRecords:
 
     def __init__(self, owner: LoopOwner, captures: Captures | None = None) -> None:
         self.captures = captures
+        self.on_end: Callable[[RequestRecord], None] | None = None  # gets each ended request, on the loop's thread
         self._owner = owner
         self._running: dict[int, RunningRequest] = {}
         self._ended: deque[RequestRecord] = deque(maxlen=KEPT)
@@ -71,6 +75,8 @@ class RequestRecords:
             self._uncounted.append(record)
             if len(self._uncounted) > KEPT:
                 self._count(self._uncounted.popleft())
+        if self.on_end is not None:
+            self.on_end(record)
 
     def keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
         """Capture the bodies of a request that has ended."""
@@ -88,6 +94,11 @@ class RequestRecords:
             return list(islice(chain(running, ended), limit))
 
         return [self._row(registry, each) for each in self._owner.call(read)]
+
+    def history_rows(self, registry: ModelRegistry, record: RequestRecord) -> Iterator[Row]:
+        """Yield what the history stores of an ended request: the row of `rows`, without bodies."""
+        row = {**self._row(registry, record), "captured": False}
+        yield Row(Kind.REQUESTS, record.arrived + record.seconds, record.model, msgspec.json.encode(row).decode())
 
     def tokens(self) -> Mapping[tuple[str, str], int]:
         """Return the tokens so far, by metadata.name and kind, and the hits of prompts that were kept over a switch.

@@ -10,6 +10,7 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
+from hotseat.control.history_store import HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
@@ -110,6 +111,7 @@ def create_gateway(
     upstream_port: int | None = None,
     spool: Spool | None = None,
     gpus: Gpus = list,
+    history: HistoryStore | None = None,
 ) -> Gateway:
     """Build the application.
 
@@ -118,10 +120,14 @@ def create_gateway(
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
     `spool`: where large forms are kept. None: in memory, as all bodies. `gpus` returns what `GET /api/gpus` lists.
+    `history`: what stores ended requests, and is read by
+    routes. None: no history is kept.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
     records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
+    if history is not None:
+        records.on_end = partial(history.add, partial(records.history_rows, registry))
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )
@@ -158,7 +164,9 @@ def create_gateway(
     app.register_blueprint(openai_blueprint(registry, started))
     app.register_blueprint(ollama_blueprint(registry, started, concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, gpus=gpus))
+    app.register_blueprint(
+        admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, gpus=gpus, history=history)
+    )
     return app
 
 
