@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from hotseat import __version__
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
 from hotseat.control.history_store import HistoryStore
@@ -33,6 +32,7 @@ from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
+from hotseat.gateway.settings_api import add_settings_routes
 from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
@@ -43,18 +43,6 @@ ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
-# Of a Workspace: what can be told to a key that only reads. Others can have secrets, or are long.
-_SETTINGS = {
-    "capacity",
-    "policy",
-    "queue",
-    "tenants",
-    "loading",
-    "default_model",
-    "return_to_default",
-    "active_profile",
-    "groups",
-}
 _WAIT = {
     "type": "string",
     "pattern": "^(true|false|[0-9]{1,6}(ms|s|m|h))$",
@@ -72,14 +60,13 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
-    history: HistoryStore | None = None,
     gpus: Gpus = list,
+    history: HistoryStore | None = None,
 ) -> Blueprint:
     """Return the routes that belong to no API family.
 
-    `caches`: what is kept on this machine; None: it is a cluster. `history`: what the routes for it read; None: there is none. `gpus`
-    returns a row for each GPU of this machine.
-
+    `caches`: what is kept on this machine. None: it is a cluster. `gpus` returns a row for each GPU of this machine.
+    `history`: what the routes for it read. None: there is none.
     """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
@@ -88,6 +75,7 @@ def admin_blueprint(
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
     add_history_routes(blueprint, registry, history)
+    add_settings_routes(blueprint, registry, history=history is not None, cluster=caches is None)
     add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
@@ -135,11 +123,6 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     def switches() -> Response:
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
-
-    @blueprint.get("/api/settings")
-    @documented("Return settings of each Workspace: those of its document, and those in force", operation=READ)
-    def settings() -> Response:
-        return jsonify(version=__version__, workspaces=[_settings(handle) for handle in registry.handles])
 
     @blueprint.get("/metrics")
     @documented(
@@ -359,15 +342,6 @@ def _workspace(handle: WorkspaceHandle) -> dict[str, Any]:
         "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
         "effective_max_wait": bound_in_force(handle.workspace, handle.effective_max_wait),
     }
-
-
-def _settings(handle: WorkspaceHandle) -> dict[str, Any]:
-    spec = handle.workspace.spec
-    in_force = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS)
-    in_force["policy"]["maxWait"] = bound_in_force(handle.workspace, handle.effective_max_wait)
-    in_force["capacity"] |= {"gpus": handle.capacity.gpus, "hostMemory": handle.capacity.host_memory}
-    document = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS, exclude_unset=True)
-    return {"name": handle.name, "document": document, "in_force": in_force}
 
 
 def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
