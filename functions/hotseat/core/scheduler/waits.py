@@ -205,14 +205,20 @@ class _Explanation:
 
     def _of_decision(self, name: str) -> Wait:
         decision = self.report.decision
-        if name in self.obstacles:
-            return self._of_obstacle(name, self.obstacles[name])
+        obstacle = self.obstacles.get(name)
+        queued_first = obstacle is not None and obstacle.reason is WaitReason.TURN and obstacle.behind[0] in self.places
+        if obstacle is not None and not queued_first:
+            return self._of_obstacle(name, obstacle)
         if name not in self.places:
             behind = tuple(model_of(each) for each in decision.resident)
             return Wait(WaitReason.TURN, self._come_first(behind), None, behind[:BEHIND])
         before = decision.queue[: self.places[name]]
         first = None if self.first is None or self.places[self.first.name] >= len(before) else self.first.name
-        if first is None and (pinned := tuple(m.name for m in self.views.values() if m.pinned and m.state)):
+        if (
+            first is None
+            and not queued_first
+            and (pinned := tuple(m.name for m in self.views.values() if m.pinned and m.state))
+        ):
             return self._does_not_fit(name, Obstacle(WaitReason.PINNED, pinned))
         residents = () if first is None else self.obstacles[first].behind
         behind = tuple(dict.fromkeys((*map(model_of, residents), *(m.name for m in before))))
