@@ -153,7 +153,9 @@ class InferenceRequest:
             inference.concurrency.give_back()
             raise
         if inference.tracing is not None:
-            self._trace = inference.tracing.begin(request.method, head.route.path, request.headers)
+            self._trace = inference.tracing.begin(
+                request.method, head.route.path, request.headers, request.listener.scheme
+            )
 
     # The body ---------------------------------------------------------------------------------------------------------
 
@@ -415,7 +417,8 @@ class InferenceRequest:
     def _sink(self, routed: RoutedRequest) -> ResponseSink:
         """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
         if self._translation is not None:
-            return TranslatedResponse(self._response, self._translation)
+            ids = None if self._trace is None else self._trace.ids
+            return TranslatedResponse(self._response, self._translation, ids)
         asked = None if self._body is None else self._body.model
         if routed.requested_model.spec.response_model_name is _ENGINE or not asked or self._route.upgrade:
             return self._response

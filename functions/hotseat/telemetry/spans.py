@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GATHER: Final = 0.05  # seconds in which ended requests gather: to wake a thread for each would delay others
+GATHER: Final = 0.25  # seconds in which ended requests gather: to wake a thread for each would delay others
 MAX_ENDED: Final = 10_000  # ended requests whose spans may be incomplete; the oldest are dropped
 DEMAND_AGE: Final = 10.0  # seconds after which what a router has reported counts no longer: it does every second
 SWITCHES: Final = 200  # newest switches that requests can be linked to
@@ -226,7 +226,7 @@ class Tracing:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, method: str, path: str, headers: Mapping[str, str]) -> RequestTrace | None:
+    def begin(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> RequestTrace | None:
         """Return the trace of a request that has arrived, None if it is not sampled. `path` is that of the route."""
         parent: Context | None = None
         if "traceparent" in headers:
@@ -247,7 +247,7 @@ class Tracing:
             "http.request.method": method,
             "http.route": path,
             "url.path": path,
-            "url.scheme": "http",
+            "url.scheme": scheme,
             "server.address": host.hostname,
             "server.port": _port(host.netloc),
             "user_agent.original": headers.get("user-agent"),
