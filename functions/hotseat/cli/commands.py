@@ -256,12 +256,7 @@ def _parked_rows(body: Row) -> list[list[str]]:
 
 @click.command(
     cls=Command,
-    examples=[
-        "hotseat switches",
-        "hotseat switches -o json",
-        "hotseat switches --since 24h",
-        "hotseat switches --plot out.png",
-    ],
+    examples=["hotseat switches", "hotseat switches -o json", "hotseat switches --since 24h --plot out.png"],
 )
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png|.svg",
               help="Draw the switches instead: who was resident when, each phase to scale, and who waited. Needs matplotlib.")  # fmt: skip
@@ -280,9 +275,8 @@ def switches(ctx: click.Context, plot: Path | None, begin: str | None, end: str 
         switch_plot.check(plot)
     body = history_of(ctx, "switches", begin, end) if begin else connect(ctx).get("/api/switches", "switches")
     if plot is not None:
-        click.echo(switch_plot.plot(connect(ctx), body["switches"], plot))
+        click.echo(switch_plot.plot(connect(ctx), body["switches"], plot, up_to_now=end is None))
         return
-
     kept = any(row.get("saved") or row.get("restored") for row in body["switches"])
     phases = [phase for phase in PHASES if kept or phase not in ("save", "restore")]
     rows = [

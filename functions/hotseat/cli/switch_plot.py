@@ -145,11 +145,18 @@ def check(path: Path) -> None:
         raise click.ClickException("--plot needs matplotlib: pip install 'hotseat[plot]'") from None
 
 
-def plot(client: "Client", switches: Sequence[Row], path: Path) -> str:
-    """Draw switches, and return what was drawn. Raise ClientError, or ClickException if there is nothing to draw."""
+def plot(client: "Client", switches: Sequence[Row], path: Path, *, up_to_now: bool = True) -> str:
+    """Draw switches, and return what was drawn. Raise ClientError, or ClickException if there is nothing to draw.
+
+    `up_to_now`: they are the last ones. Else the picture ends with the last of them.
+    """
     if not switches:
         raise click.ClickException("--plot: there was no switch")
-    found = spans(switches, _events(client, min(row["started_at"] for row in switches)), datetime.now(UTC).timestamp())
+    end = datetime.now(UTC).timestamp()
+    if not up_to_now:
+        end = max(_time(row["started_at"]) + (row.get("phases") or {}).get("total", 0.0) for row in switches)
+    events = _events(client, min(row["started_at"] for row in switches))
+    found = spans(switches, [event for event in events if _time(event["time"]) <= end], end)
     workspaces = {name: row["workspace"] for row in switches for name in (row["to"], *map(shown_model_of, row["from"]))}
     draw(found, workspaces, path)
     return f"{path}: {len(switches)} switches of {len(workspaces)} models"
