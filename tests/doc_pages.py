@@ -38,14 +38,16 @@ PATIENCE = 150.0  # seconds
 # Pages that are walked with mocks, and the commands of them that are not run, each with the reason.
 WALKED: dict[str, dict[str, str]] = {
     "extending.md": {"scripts/test": "these are the tests"},
+    "from-llama-swap.md": {},
     "guides/agents.md": {},
     "guides/claude-code.md": {"claude": "a program of its own; the client of its API is run in its place"},
     "guides/from-ollama.md": {"systemctl": "changes the machine"},
     "guides/home-server.md": {},
     "guides/phases.md": {},
+    "simulate.md": {},
     "guides/open-webui.md": {"docker": "a container of another project"},
 }
-AS_THEY_ARE = {"extending.md"}  # of these pages, whose engines need no weights
+AS_THEY_ARE = {"extending.md", "from-llama-swap.md"}  # of these pages, which start no engine that needs weights
 # Programs that are not here. A stand-in prints what the page shows.
 STAND_INS = {"ollama"}
 # Commands that install something, and what is run in their place: the tests' environment has it already.
