@@ -35,17 +35,25 @@ FENCE = re.compile(
 )
 FILE = re.compile(r"(?:#|//) (?P<name>[\w./-]+\.\w+)$")
 PATIENCE = 150.0  # seconds
-# Pages that are walked with mocks, and the commands of them that are not run, each with the reason.
+# Pages that are walked with mocks, and how the commands of them begin that are not run, each with the reason.
 WALKED: dict[str, dict[str, str]] = {
     "extending.md": {"scripts/test": "these are the tests"},
+    "from-llama-swap.md": {},
     "guides/agents.md": {},
     "guides/claude-code.md": {"claude": "a program of its own; the client of its API is run in its place"},
     "guides/from-ollama.md": {"systemctl": "changes the machine"},
     "guides/home-server.md": {},
     "guides/phases.md": {},
+    "simulate.md": {},
+    "keys.md": {
+        "hotseat up": "its documents are the reader's, and tests/embedded/test_api_keys.py does it",
+        "hotseat --url": "another machine",
+        "kubectl": "needs a cluster",
+    },
+    "guides/team-cluster.md": {**dict.fromkeys(("kubectl", "helm", "hotseat -n", "curl"), "needs a cluster")},
     "guides/open-webui.md": {"docker": "a container of another project"},
 }
-AS_THEY_ARE = {"extending.md"}  # of these pages, whose engines need no weights
+AS_THEY_ARE = {"extending.md", "from-llama-swap.md"}  # of these pages, which start no engine that needs weights
 # Programs that are not here. A stand-in prints what the page shows.
 STAND_INS = {"ollama"}
 # Commands that install something, and what is run in their place: the tests' environment has it already.
@@ -237,7 +245,7 @@ class Walk:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         if not words:
             return
-        if words[0] in self.not_run:
+        if any(f"{shlex.join(words)} ".startswith(f"{each} ") for each in self.not_run):
             return
         if words[0] in STAND_INS and "|" not in words:
             self._stand_in(words[0], shown)
