@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,6 +160,12 @@ def test_each_query_of_a_dashboard_is_valid_and_has_data(world: World, path: Pat
                 eventually(has_data, pause=0.25)
             except AssertionError:
                 raise AssertionError(f"{title!r} shows nothing: {target['expr']}") from None
+
+
+def test_metrics_follow_the_conventions_of_prometheus(world: World) -> None:
+    text = world.hotseat.get("/metrics").body
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_variables_of_dashboards_find_their_values(world: World) -> None:

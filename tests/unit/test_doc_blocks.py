@@ -147,7 +147,7 @@ def test_values_on_the_pages_are_values_of_the_chart(block: Block) -> None:
         {**common, "kind": "Workspace", "metadata": {"name": "default"}, "spec": values.get("workspace", {})},
         *(
             {**common, "kind": "Model", "metadata": {"name": name}, "spec": spec}
-            for name, spec in values["models"].items()
+            for name, spec in values.get("models", {}).items()
         ),
     ]
     load_texts([Text("values.yaml", Path("/values.yaml"), Path("/"), yaml.safe_dump_all(made))])
