@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hotseat.api.units import Unreadable, parse_bytes, parse_duration
+from hotseat.cluster.demand_keys import DemandKeys, read_key
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
@@ -32,7 +33,7 @@ class FunctionSettings:
     namespace: str | None
     broker: str
     switcher: str
-    key: bytes
+    key: DemandKeys
     objects: ClusterSettings  # without a namespace. Its image is empty for that of the switcher's own pod
     port: int
     admin_port: int | None  # of the router; None: admin routes are on `port`
@@ -62,7 +63,8 @@ VARIABLES = {
     "K_SINK": "URL to send all events to as CloudEvents, beside the Broker or without one (default: none). A SinkBinding of "
     "Knative sets it.",
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
-    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
+    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key. It is read again when it "
+    "changes.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients: a list of keys with what each may do, or one key per line. It is read again "
     "when it changes. While there is none, the router requires no key.",
     "HOTSEAT_CORS_ORIGINS": "Origins whose web pages may send requests to the router, separated by commas. * allows any origin (default: "
@@ -119,11 +121,9 @@ def read_settings() -> FunctionSettings:
         sys.exit(str(error))
     key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
     try:
-        key = key_file.read_bytes().strip()
-    except OSError as error:
+        key = DemandKeys(read_key(key_file), key_file)
+    except (OSError, ValueError) as error:
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {error}")
-    if len(key) < 16:  # noqa: PLR2004
-        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     tls = Path(env.get("HOTSEAT_SCALER_TLS") or "/etc/hotseat/scaler")
     scaler_tls = tls if (tls / "tls.crt").exists() else None

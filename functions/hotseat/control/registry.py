@@ -262,11 +262,11 @@ class ModelRegistry:
         """Whether a Model has this name."""
         return name in self._routes
 
-    def default(self) -> ModelRoute | None:
-        """Return the Model for requests that name none, if a Workspace has one."""
+    def default_name(self) -> str | None:
+        """Return the name of the Model for requests that name none, as its Workspace has it. None: there is none."""
         for handle in self.handles:
-            if not handle.retired and handle.workspace.spec.default_model:
-                return self._routes.get(handle.workspace.spec.default_model)
+            if not handle.retired and (name := handle.workspace.spec.default_model):
+                return name if name in self._routes else None
         return None
 
     def known_name(self, name: str, tag: str) -> str:

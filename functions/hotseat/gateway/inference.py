@@ -210,12 +210,17 @@ class InferenceRequest:
             requested = registry.known_name(requested, route.tag)
         if requested and (names := registry.names) is not None:
             requested = names.resolve(requested, route.capability)
-        target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
+        unnamed = not requested
+        if requested:
+            target = registry.find(requested)
+        else:
+            target, requested = unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
         self._routed = routed = RoutedRequest(registry, target, requested, route.capability, len(body.raw))
+        routed.unnamed = unnamed
         self._number, self._response.request_id = inference.records.begin(self, self._head.id_header)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
@@ -244,7 +249,7 @@ class InferenceRequest:
         if self._trace is not None:
             self._trace.submit(partial(waiting_place, routed))
         if (body.model is None or self._head.in_query) and not self._loads(body):
-            why = UNNAMED_LOADS_NOTHING if routed.requested_name is None else GET_LOADS_NOTHING
+            why = UNNAMED_LOADS_NOTHING if routed.unnamed else GET_LOADS_NOTHING
             routed.submit_if_ready(options, why)
         else:
             routed.submit(options)

@@ -8,6 +8,7 @@ import pytest
 from hotseat.api.model import Model
 from hotseat.api.peers import Peer
 from hotseat.api.wildcards import name_for_engine
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
@@ -20,7 +21,7 @@ from hotseat.core.scheduler.messages import ModelStatus
 
 @pytest.fixture
 def registry() -> Iterator[RemoteWorkspaces]:
-    switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    switcher_client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
     registry = RemoteWorkspaces("pod-1", switcher_client, lambda _address: None, EventLog())
     yield registry
     for handle in registry.handles:
@@ -291,7 +292,7 @@ def test_models_of_peers_are_ready_beside_those_of_the_status(
 
 def test_servers_of_a_model_that_is_gone_are_forgotten() -> None:
     forgotten: list[str] = []
-    client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
     registry = RemoteWorkspaces("pod-1", client, forgotten.append, EventLog())
     spec = {"engine": "external", "url": "http://a:1", "failoverUrls": ["http://b:1", "http://c:1"]}
     row = {"name": "x", "state": "ready", "spec": spec}

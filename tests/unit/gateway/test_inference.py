@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.control.event_log import EventLog
 from hotseat.gateway import inference
@@ -33,7 +34,7 @@ class Router(Server):
 
     def __init__(self, loop: str, spool: Spool | None = None, keys: Keys | None = None, **more: Any) -> None:
         super().__init__(loop=loop)
-        client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+        client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
         self.connections = Connections(self.owner)
         self.world = World("pod-1", client, self.connections.forget, EventLog(), self.owner)
         self.world.begin()

@@ -35,6 +35,7 @@ class RouterApp:
         kube = Kube.connect()
         owner = LoopOwner()
         self._connections = Connections(owner)
+        self._demand_key = settings.key
         namespace = settings.namespace or kube.namespace
         self._sink = HttpSink(settings.sink) if settings.sink else None
         switcher_client = SwitcherClient(
@@ -75,6 +76,7 @@ class RouterApp:
 
     def begin(self) -> None:
         """Start to watch the Workspaces."""
+        self._demand_key.watch()
         self._watcher.start()
         if not self._watcher.wait_synced(SYNC):
             raise RuntimeError(

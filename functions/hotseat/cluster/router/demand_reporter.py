@@ -11,8 +11,9 @@ import urllib3
 
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.coalesce import CoalescingWorker
-from hotseat.control.codec import demand_to_json, sign, to_rfc3339
+from hotseat.control.codec import demand_to_json, to_rfc3339
 from hotseat.control.event_log import Event
 from hotseat.core.errors import NotFound, Unavailable
 from hotseat.core.events import event_type
@@ -38,7 +39,13 @@ class SwitcherClient:
     """
 
     def __init__(
-        self, broker: str, switcher: str, key: bytes, *, source: str = "", sink: Callable[[Event], None] | None = None
+        self,
+        broker: str,
+        switcher: str,
+        key: DemandKeys,
+        *,
+        source: str = "",
+        sink: Callable[[Event], None] | None = None,
     ) -> None:
         self.broker = broker
         self.switcher = switcher.rstrip("/")
@@ -58,7 +65,7 @@ class SwitcherClient:
             "time": format_time(time.time()),
             "epoch": data.get("seen_epoch", 0),
             "datacontenttype": "application/json",
-            SIGNATURE: sign(self._key, data),
+            SIGNATURE: self._key.sign(data),
             **({"traceparent": next(iter(traces.values()))} if traces else {}),
             "data": data,
         }
@@ -105,7 +112,7 @@ class SwitcherClient:
         return answer
 
     def _post_signed(self, path: str, data: Json, timeout: float | None) -> tuple[int, Json]:
-        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, data)}
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": self._key.sign(data)}
         limit = urllib3.Timeout(connect=_TIMEOUT, read=timeout)
         try:
             status, body = self._request(f"{self.switcher}/{path}", data, headers, limit)

@@ -141,8 +141,9 @@ class SwitcherApp:
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
+        self._demand_key = settings.key
         self.gateway = create_http_api(
-            settings.key,
+            self._demand_key,
             self._report_demand,
             commands.execute,
             lambda: not self._closed,
@@ -153,6 +154,7 @@ class SwitcherApp:
 
     def begin(self) -> None:
         """Start the election. The switcher works once it leads."""
+        self._demand_key.watch()
         self._leader.start()
 
     def reload(self) -> None:

@@ -13,10 +13,11 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from hotseat.api.model import PINNED
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SIGNATURE
 from hotseat.cluster.switcher.model_objects import ADOPTED, ModelObjects
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
-from hotseat.control.codec import demand_from_json, from_rfc3339, signed
+from hotseat.control.codec import demand_from_json, from_rfc3339
 from hotseat.control.workspace_controller import ModelCommands
 from hotseat.core.errors import BadRequest, Forbidden, HotseatError, TooLarge, Unavailable, UnknownModel
 from hotseat.core.events import event_type
@@ -114,7 +115,7 @@ OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod,
 
 
 def create_http_api(
-    key: bytes,
+    key: DemandKeys,
     on_demand: OnDemand,
     on_command: OnCommand,
     ready: Callable[[], bool],
@@ -145,7 +146,7 @@ def create_http_api(
 
 
 def _router_routes(
-    key: bytes, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand, on_traces: OnTraces | None
+    key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand, on_traces: OnTraces | None
 ) -> Blueprint:
     blueprint = Blueprint("routers", __name__)
     recent = _RecentIds()
@@ -156,7 +157,7 @@ def _router_routes(
         kind, signature, data = _read_event()
         if kind != DEMAND:
             return "", 202  # another application's event
-        if not signed(key, data, signature):
+        if not key.signed(data, signature):
             raise Forbidden("the demand has no valid signature")
         try:
             workspace, demand = demand_from_json(data)
@@ -201,10 +202,10 @@ def _operator_routes(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
     return blueprint
 
 
-def _read_signed(key: bytes) -> Json:
+def _read_signed(key: DemandKeys) -> Json:
     """Return the body of the request. Raise Forbidden unless it is signed, and was signed lately."""
     body = request.get_json(force=True, silent=True)
-    if not isinstance(body, dict) or not signed(key, body, request.headers.get("X-Hotseat-Signature", "")):
+    if not isinstance(body, dict) or not key.signed(body, request.headers.get("X-Hotseat-Signature", "")):
         raise Forbidden("the command has no valid signature")
     if abs(time.monotonic() - from_rfc3339(body["at"])) > COMMAND_AGE:
         raise Forbidden(f"the command is older than {COMMAND_AGE:.0f} s")
