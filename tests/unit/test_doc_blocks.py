@@ -52,7 +52,7 @@ def parts(command: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     part: list[str] = []
     for word in [*lexer, ";"]:
-        if not part and re.match(r"[A-Z_]+=", word):  # a variable of the environment of the command
+        if not part and re.match(r"[A-Z][A-Z_]*=", word):  # a variable of the environment of the command
             continue
         if set(word) <= set("|&;"):
             if part:

@@ -13,7 +13,7 @@ from werkzeug.serving import make_server
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.switcher import app as switcher_app
-from hotseat.control.codec import demand_to_json, sign
+from hotseat.control.codec import demand_to_json
 from hotseat.control.event_log import EventLog
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.telemetry.tracing import RequestEnd
@@ -122,6 +122,6 @@ def test_nonsense_in_the_traces_harms_nothing(home: Home, switcher: Exported, tr
     data = demand_to_json("default", Demand("r", 1, 0)) | {"pod": "router-0", "traces": traces}
     home.until(lambda: home.app._leading)
     headers = SwitcherClient("", "", SETTINGS.key).event_headers("default", "demand.reported", data | {"traces": {}})
-    headers["ce-signature"] = sign(SETTINGS.key, data)
+    headers["ce-signature"] = SETTINGS.key.sign(data)
     assert home.app.gateway.test_client().post("/demand", json=data, headers=headers).status_code == 202
     assert not switcher.tracing._asked
