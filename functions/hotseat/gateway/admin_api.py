@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
@@ -23,6 +24,7 @@ from hotseat.engines.base import keeps_prompts_asleep
 from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.engine_metrics import engine_metrics
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.history_api import add_history_routes
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -133,6 +135,15 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     def prometheus() -> Response:
         body, content_type = metrics.expose(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
+
+    @blueprint.get("/metrics/engines")
+    @documented(
+        "Return the metrics of the engines that serve, with the labels model and workspace",
+        content=["text/plain"],
+        operation=READ,
+    )
+    def of_engines() -> Response:
+        return Response(engine_metrics(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
