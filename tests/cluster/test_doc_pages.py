@@ -61,4 +61,3 @@ def test_getting_started_on_a_cluster(home: Hotseat, tmp_path: Path) -> None:
                 walker.take(block)
         walker.renamed, walker.not_run = renamed, {}
         walker.take(cleanup)
-        print(*(f"$ {command}\n{output}" for command, output in walker.transcript))
