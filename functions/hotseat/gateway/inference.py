@@ -596,7 +596,7 @@ class InferenceRequest:
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
             if self._trace is not None:
-                self._trace.end(RequestEnd(status, model=self._model))
+                self._trace.end(partial(RequestEnd, status, model=self._model))
             return
         routed.finish()
         name = routed.route.shown_name
@@ -608,9 +608,8 @@ class InferenceRequest:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         inference.records.end(record)
         if self._trace is not None:
-            self._trace.end(
-                request_end(routed, self._route.capability, status, inference.records.id_of(number), sample)
-            )
+            id_, now = inference.records.id_of(number), time.monotonic()
+            self._trace.end(partial(request_end, routed, self._route.capability, status, id_, sample, now))
         if inference.request_log is not None:
             inference.request_log.write(record)
         if body is not None and self._response.capture is not None:

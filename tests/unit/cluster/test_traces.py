@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +88,9 @@ def test_a_switch_of_the_switcher_is_in_the_trace_of_a_request_at_the_router(
         reporter.close()
         follower.close()
     request.end(
-        RequestEnd(200, model="b", held=True, dispatched=0.0, switches=(switch.attributes["hotseat.switch.id"],))
+        partial(
+            RequestEnd, 200, model="b", held=True, dispatched=0.0, switches=(switch.attributes["hotseat.switch.id"],)
+        )
     )
     wait = span(router, "queue b")
     assert wait is not None
@@ -114,7 +117,7 @@ def test_demand_is_a_cloudevent_of_the_trace(router: Exported) -> None:
     assert event["data"]["traces"] == {"b": event["traceparent"]}
     assert event["traceparent"].split("-")[1] == request.trace_id
     assert client.event_headers("w", "demand.reported", event["data"])["ce-traceparent"] == event["traceparent"]
-    request.end(RequestEnd(200))
+    request.end(partial(RequestEnd, 200))
 
 
 @pytest.mark.parametrize("traces", [None, "x", ["b"], {"b": None}, {"b": {"c": 1}}, {"b": "00-0-0-01"}])
