@@ -266,7 +266,7 @@ def test_a_busy_machine_says_who_waits_why_and_until_when(
         for _ in range(rounds):
             hotseat.ask(name, max_tokens=60, headers=users[number % 2])
     hotseat.ask("deepseek-r1")
-    calls = [hotseat.send("qwen3-8b", stream=True, max_tokens=600, headers=user) for user in users]
+    calls = [hotseat.send("qwen3-8b", stream=True, max_tokens=2000, headers=user) for user in users]
     for call in calls:
         call.begun()
     calls += [hotseat.send("gemma3-27b", stream=True, max_tokens=20, headers=user) for user in users]
