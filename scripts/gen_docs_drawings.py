@@ -5,6 +5,7 @@ scripts/gen-docs writes them to docs/images. They use the system's fonts and no 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from math import hypot
 
@@ -27,6 +28,10 @@ COLORS = {
     "releasing": "#d1495b",
 }
 WAITING = "#b0b7c3"
+MARKER = (
+    '<defs><marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto-start-reverse">'
+    '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker></defs>'
+)
 
 # The run of docs/concepts.md: two models of 8 s to load and 1 s to stop, a bound of 30 s, one client after another.
 MAX_WAIT, LOAD, STOP = 30.0, 8.0, 1.0
@@ -178,10 +183,7 @@ def states() -> str:
             before, after = (str(state) if state else None), (str(edge.to) if edge.to else "")
             arrows.setdefault((before, after), []).append(str(trigger))
     out = [_head(left * 2 + 7 * across, top * 2 + 2 * down + 26, "States of an instance")]
-    out.append(
-        '<defs><marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto-start-reverse">'
-        '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker></defs>'
-    )
+    out.append(MARKER)
     for (before, after), triggers in arrows.items():
         sizes = [(10, 10) if state in (None, "") else (half_w, half_h) for state in (before, after)]
         words = [trigger for trigger in triggers if trigger not in LABELS or before in ("releasing", "unproven")]
@@ -211,13 +213,91 @@ def states() -> str:
     return "\n".join([*out, "</svg>\n"])
 
 
+# The parts of docs/architecture.md: name, what it is, place and size; and what goes from one to another.
+Box = tuple[str, str, int, int, int, int]
+PARTS: dict[str, list[Box]] = {
+    "one-machine.svg": [
+        ("clients", "any API", 20, 90, 110, 56),
+        ("gateway", "HTTP, keys, APIs", 190, 90, 140, 56),
+        ("admission machine", "pure: queues, dispatch", 400, 30, 180, 56),
+        ("relay", "bytes, both ways", 400, 150, 180, 56),
+        ("scheduler", "pure: states of instances", 660, 30, 190, 56),
+        ("policy", "pure: who is next", 920, 30, 150, 56),
+        ("runtime", "processes, proof", 660, 150, 190, 56),
+        ("engine", "llama-server, vllm, …", 400, 250, 180, 56),
+    ],
+    "cluster.svg": [
+        ("clients", "any API", 4, 90, 100, 56),
+        ("router", "gateway, admission, relay", 190, 90, 190, 56),
+        ("Broker", "CloudEvents; optional", 460, 20, 180, 56),
+        ("switcher", "scheduler, policy, runtime", 720, 90, 200, 56),
+        ("Workspace", "status: the residency", 460, 150, 180, 56),
+        ("pod of the model", "engine", 190, 250, 190, 56),
+        ("Deployment or Service", "one for each Model", 720, 250, 200, 56),
+    ],
+}
+FLOWS: dict[str, list[tuple[str, str, str]]] = {
+    "one-machine.svg": [
+        ("clients", "gateway", ""),
+        ("gateway", "admission machine", "request"),
+        ("admission machine", "relay", "dispatch"),
+        ("admission machine", "scheduler", "demand"),
+        ("scheduler", "admission machine", "residency"),
+        ("scheduler", "policy", "view"),
+        ("policy", "scheduler", "decision"),
+        ("scheduler", "runtime", "commands"),
+        ("runtime", "scheduler", "observations"),
+        ("runtime", "engine", "starts, stops"),
+        ("relay", "engine", "request"),
+        ("gateway", "relay", ""),
+    ],
+    "cluster.svg": [
+        ("clients", "router", ""),
+        ("router", "Broker", "demand"),
+        ("Broker", "switcher", "demand"),
+        ("switcher", "Workspace", "writes"),
+        ("Workspace", "router", "watches"),
+        ("router", "pod of the model", "requests"),
+        ("switcher", "Deployment or Service", "scales, proves"),
+        ("Deployment or Service", "pod of the model", "runs"),
+    ],
+}
+
+
+def parts(name: str) -> str:
+    """Return the parts of one machine or of a cluster as SVG."""
+    boxes = {box[0]: box for box in PARTS[name]}
+    width, height = max(x + w for _, _, x, _, w, _ in PARTS[name]) + 20, 326
+    out = [_head(width, height, "Parts of hotseat, and what goes between them"), MARKER]
+    flows = {(before, after) for before, after, _ in FLOWS[name]}
+    for before, after, words in FLOWS[name]:
+        (_, _, x1, y1, w1, h1), (_, _, x2, y2, w2, h2) = boxes[before], boxes[after]
+        ends = (x1 + w1 / 2, y1 + h1 / 2), (x2 + w2 / 2, y2 + h2 / 2)
+        halves = [(w1 // 2 + 2, h1 // 2 + 2), (w2 // 2 + 2, h2 // 2 + 2)]
+        out += _arrow(*ends, halves, words or " ", bend=(after, before) in flows, straight=True)
+    for title, says, x, y, w, h in PARTS[name]:
+        color = COLORS["ready"] if title in ("engine", "pod of the model") else "#dfe5ec"
+        out.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="{color}"/>')
+        out += [
+            _text(x + w / 2, y + 24, title, middle=True, bold=True),
+            _text(x + w / 2, y + 42, says, middle=True, size=11),
+        ]
+    return "\n".join([*out, "</svg>\n"])
+
+
 def _arrow(
-    begin: tuple[float, float], end: tuple[float, float], halves: list[tuple[int, int]], words: str, *, bend: bool
+    begin: tuple[float, float],
+    end: tuple[float, float],
+    halves: list[tuple[int, int]],
+    words: str,
+    *,
+    bend: bool,
+    straight: bool = False,
 ) -> Iterator[str]:
     """Yield an arrow between the edges of two boxes. It bends aside where another one goes the other way, or boxes lie between."""
     (x1, y1), (x2, y2) = begin, end
     far = hypot(x2 - x1, y2 - y1)
-    aside = 26.0 if bend else (0.0 if far < 190 else far / 7)
+    aside = 26.0 if bend else (0.0 if straight or far < 190 else far / 7)
     if not words and not bend:
         aside = far / 5
     middle = (x1 + x2) / 2 + (y2 - y1) / far * aside, (y1 + y2) / 2 - (x2 - x1) / far * aside
@@ -234,8 +314,9 @@ def _arrow(
         f'<path d="M{ax:.1f} {ay:.1f}Q{middle[0]:.1f} {middle[1]:.1f} {bx:.1f} {by:.1f}" fill="none" stroke="{color}" '
         f'stroke-width="{width}" marker-end="url(#a)"/>'
     )
-    if words:
+    if words.strip():
         tx, ty = (ax + 2 * middle[0] + bx) / 4, (ay + 2 * middle[1] + by) / 4
+        tx += 2 * (middle[0] - x1) * (straight and x1 == x2)  # beside an arrow that goes up or down
         yield _text(round(tx, 1), round(ty - 4, 1), words, middle=True, size=11, halo=True)
 
 
@@ -271,4 +352,4 @@ def _line(  # noqa: PLR0917 - two points, and how it looks
     return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{color}" stroke-width="{width}"{dash}/>'
 
 
-DRAWINGS = {"turns.svg": turns, "states.svg": states}
+DRAWINGS = {"turns.svg": turns, "states.svg": states, **{name: partial(parts, name) for name in PARTS}}

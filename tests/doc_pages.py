@@ -20,7 +20,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -34,17 +34,26 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 FILE = re.compile(r"(?:#|//) (?P<name>[\w./-]+\.\w+)$")
-PATIENCE = 60.0  # seconds
-# Pages that are walked with mocks, and the commands of them that are not run, each with the reason.
+PATIENCE = 150.0  # seconds
+# Pages that are walked with mocks, and how the commands of them begin that are not run, each with the reason.
 WALKED: dict[str, dict[str, str]] = {
     "extending.md": {"scripts/test": "these are the tests"},
+    "from-llama-swap.md": {},
     "guides/agents.md": {},
     "guides/claude-code.md": {"claude": "a program of its own; the client of its API is run in its place"},
     "guides/from-ollama.md": {"systemctl": "changes the machine"},
     "guides/home-server.md": {},
+    "guides/phases.md": {},
+    "simulate.md": {},
+    "keys.md": {
+        "hotseat up": "its documents are the reader's, and tests/embedded/test_api_keys.py does it",
+        "hotseat --url": "another machine",
+        "kubectl": "needs a cluster",
+    },
+    "guides/team-cluster.md": {**dict.fromkeys(("kubectl", "helm", "hotseat -n", "curl"), "needs a cluster")},
     "guides/open-webui.md": {"docker": "a container of another project"},
 }
-AS_THEY_ARE = {"extending.md"}  # of these pages, whose engines need no weights
+AS_THEY_ARE = {"extending.md", "from-llama-swap.md"}  # of these pages, which start no engine that needs weights
 # Programs that are not here. A stand-in prints what the page shows.
 STAND_INS = {"ollama"}
 # Commands that install something, and what is run in their place: the tests' environment has it already.
@@ -150,10 +159,18 @@ def with_mocks(text: str) -> str:
 class Walk:
     """A walk through one page. Leave it, and what it has started ends."""
 
-    def __init__(self, folder: Path, *, mocks: bool = True, not_run: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mocks: bool = True,
+        not_run: Collection[str] = (),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.mocks = mocks
         self.not_run = not_run
+        self.renamed = renamed or {}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -171,6 +188,7 @@ class Walk:
             "PYTHONPATH": str(folder),
             "COLUMNS": "200",
         }
+        self._beside: list[subprocess.Popen[bytes]] = []  # commands that end with &
         self._up: subprocess.Popen[bytes] | None = None
         self._shown: list[str] = []
         self.transcript: list[tuple[str, str]] = []
@@ -179,9 +197,10 @@ class Walk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._up is not None and self._up.poll() is None:
-            os.killpg(self._up.pid, signal.SIGKILL)
-            self._up.wait()
+        for process in (*self._beside, *([self._up] if self._up is not None else [])):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def take(self, block: Block) -> None:
         """Do what a block says. Raise AssertionError where the page is wrong."""
@@ -189,8 +208,12 @@ class Walk:
         if block.file:
             path = self.folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
+            reloads = self._reloads()
             documents = self.mocks and block.language == "yaml" and "apiVersion: hotseat.dev" in block.text
-            path.write_text(with_mocks(block.text) if documents else self._ported(block.text), encoding="utf-8")
+            text = with_mocks(block.text) if documents else block.text
+            path.write_text(text if block.language == "python" else self._ported(text), encoding="utf-8")
+            if self._up is not None and block.file in str(self._up.args):  # what it serves: it reads it again
+                self._await_reload(reloads)
             if path.name == "pyproject.toml":
                 self._install(path)
         elif block.language in ("sh", "console"):
@@ -200,6 +223,8 @@ class Walk:
             self._finish([sys.executable, "-c", self._ported(block.text)], [], where)
 
     def _ported(self, text: str) -> str:
+        for typed, there in self.renamed.items():
+            text = text.replace(typed, there)
         return PORTS.sub(str(self.port), text)
 
     def _install(self, path: Path) -> None:
@@ -220,7 +245,7 @@ class Walk:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         if not words:
             return
-        if words[0] in self.not_run:
+        if any(f"{shlex.join(words)} ".startswith(f"{each} ") for each in self.not_run):
             return
         if words[0] in STAND_INS and "|" not in words:
             self._stand_in(words[0], shown)
@@ -228,8 +253,24 @@ class Walk:
         command = next((there for typed, there in IN_PLACE.items() if plain == shlex.join(shlex.split(typed))), command)
         if "hotseat up" in command and "--dry-run" not in words:
             self._begin(command.partition("  #")[0], shown)
+        elif words[-1] == "&":
+            self._start_beside(command.rstrip(" &"))
         else:
             self._finish(["bash", "-euo", "pipefail", "-c", self._ported(command)], shown, f"{where}: {command}")
+
+    def _start_beside(self, command: str) -> None:
+        """Start what listens on this machine, and wait until it does."""
+        argv = ["bash", "-c", f"exec {self._ported(command)}"]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(
+            argv, cwd=self.folder, env=self.env, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        )
+        self._beside.append(process)
+        limit = time.monotonic() + PATIENCE
+        while not self._answers():
+            assert process.poll() is None, f"{command} ended"
+            assert time.monotonic() < limit, f"nothing answers behind {command}"
+            time.sleep(0.1)
 
     def _stand_in(self, program: str, shown: list[str]) -> None:
         (self.folder / "bin").mkdir(exist_ok=True)
@@ -283,6 +324,15 @@ class Walk:
             return True
         except OSError:
             return False
+
+    def _reloads(self) -> int:
+        return self._output().count(" reloaded: ") if self._up is not None else 0
+
+    def _await_reload(self, before: int) -> None:
+        limit = time.monotonic() + PATIENCE
+        while self._reloads() == before:
+            assert time.monotonic() < limit, f"it does not reload:\n{self._output()}"
+            time.sleep(0.05)
 
     def _output(self) -> str:
         return (self.folder / "up.log").read_text(encoding="utf-8")

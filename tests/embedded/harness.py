@@ -284,9 +284,9 @@ class Hotseat:
         rows = self.get("/running").json()["waiting"]
         return sum(row["count"] for row in rows if model in (None, row["model"]))
 
-    def metrics(self) -> dict[tuple[str, ...], float]:
+    def metrics(self, path: str = "/metrics") -> dict[tuple[str, ...], float]:
         """All samples: name and label values, the latter in the order of the labels' names."""
-        families = text_string_to_metric_families(self.get("/metrics").body.decode())
+        families = text_string_to_metric_families(self.get(path).body.decode())
         return {
             (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
             for family in families

@@ -110,6 +110,7 @@ def test_nothing_of_a_key_is_seen_anywhere(up: Up, receiver: Receiver, tmp_path:
         "/api/requests",
         "/api/queue",
         "/metrics",
+        "/metrics/engines",
         "/logs",
         "/api/events?follow=false",
         "/api/history/events",

@@ -74,7 +74,7 @@ def test_without_one_there_is_401_and_no_switch(hotseat: Hotseat, headers: dict[
 @pytest.mark.parametrize(
     "route",
     [
-        "GET /running", "GET /metrics", "GET /v1/models", "GET /v1/models/a", "GET /api/events?follow=false",
+        "GET /running", "GET /metrics", "GET /metrics/engines", "GET /v1/models", "GET /v1/models/a", "GET /api/events?follow=false",
         "GET /api/switches", "GET /api/models/a/logs", "POST /api/models/a/load", "POST /api/models/a/unload",
         "POST /api/models/unload", "POST /v1/completions", "POST /v1/embeddings", "GET /nowhere", "GET /health/",
     ],

@@ -5,8 +5,8 @@ import functools
 import itertools
 import json
 import re
+import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.prometheus_server import PROGRAM, ROOT, Prometheus
+
 from .conftest import Up
 from .harness import Hotseat, eventually, model, workspace
-from .prometheus_server import PROGRAM, ROOT, WINDOW, Prometheus
 from .receiver import Receiver
 
 pytestmark = [
@@ -153,7 +154,7 @@ def test_their_texts_have_the_numbers(world: World) -> None:
 def test_each_query_of_a_dashboard_is_valid_and_has_data(world: World, path: Path) -> None:
     panels = json.loads(path.read_text())["panels"]
     for title, target in [(panel["title"], target) for panel in panels for target in panel["targets"]]:
-        has_data = functools.partial(_has_data, world.prometheus, target)
+        has_data = functools.partial(world.prometheus.has_data, target)
         if not has_data() and title not in NOT_HERE:
             try:
                 eventually(has_data, pause=0.25)
@@ -161,15 +162,10 @@ def test_each_query_of_a_dashboard_is_valid_and_has_data(world: World, path: Pat
                 raise AssertionError(f"{title!r} shows nothing: {target['expr']}") from None
 
 
-def _has_data(prometheus: Prometheus, target: dict[str, Any]) -> bool:
-    """Evaluate a query of a panel as Grafana does, in the last two minutes."""
-    query, now = target["expr"], time.time()
-    for name, value in {"namespace": ".*", "model": ".*", "__rate_interval": WINDOW, "__range": "1m"}.items():
-        query = query.replace(f"${name}", value)
-    assert "$" not in query
-    if target["instant"]:
-        return bool(prometheus.query(query, time=now))
-    return bool(prometheus.get("query_range", query=query, start=now - 120, end=now, step=1)["result"])
+def test_metrics_follow_the_conventions_of_prometheus(world: World) -> None:
+    text = world.hotseat.get("/metrics").body
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_variables_of_dashboards_find_their_values(world: World) -> None:

@@ -1,6 +1,9 @@
 """Traces of a real hotseat, as a receiver of OTLP gets them."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +123,29 @@ def test_without_an_endpoint_a_request_is_passed_on_as_it_is(up: Up) -> None:
     assert hotseat.ask("a", headers={"traceparent": header}).status == 200
     assert hotseat.stats("a")["last"]["headers"]["traceparent"] == header
     assert hotseat.get("/api/requests").json()["requests"][0]["trace_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf only"),
+        ("PYTHONPATH", "without", "pip install 'hotseat[otel]'"),
+    ],
+)
+def test_what_cannot_be_is_told_at_the_start(tmp_path: Path, variable: str, value: str, said: str) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/sitecustomize.py").write_text("import sys\nsys.modules['opentelemetry'] = None\n")
+    (tmp_path / "models.yaml").write_text(json.dumps(model("a")))
+    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: value}
+    command = [
+        str(Path(sys.executable).with_name("hotseat")),
+        "up",
+        "-f",
+        "models.yaml",
+        "--port",
+        "0",
+        "--state-dir",
+        "s",
+    ]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (1, True), done.stderr

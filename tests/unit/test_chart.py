@@ -393,11 +393,12 @@ def test_pods_and_service_of_the_router_can_be_adapted() -> None:
     service = {"type": "LoadBalancer", "annotations": {"a": "b"}}
     made = render({"router": {**pod, "service": service}, "switcher": {"resources": {"limits": {"cpu": 1}}}})
     spec = made["Deployment/hotseat-router"]["spec"]["template"]["spec"]
-    assert spec.items() >= pod.items()
+    lost = yaml.safe_load((CHART / "values.yaml").read_text())["lostNodeTolerations"]
+    assert spec.items() >= {**pod, "tolerations": [*pod["tolerations"], *lost]}.items()
     assert made["Service/hotseat-router"]["spec"]["type"] == "LoadBalancer"
     assert made["Service/hotseat-router"]["metadata"]["annotations"] == {"a": "b"}
     container = made["Deployment/hotseat-switcher"]["spec"]["template"]["spec"]["containers"][0]
-    assert container["resources"]["limits"] == {"cpu": 1}
+    assert container["resources"]["limits"] == {"cpu": 1, "memory": "1Gi"}
 
 
 def test_what_is_packaged_is_the_chart_with_its_crds(tmp_path: Path) -> None:

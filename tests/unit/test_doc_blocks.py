@@ -1,12 +1,15 @@
 """The code on the pages: it is run (tests/embedded/test_doc_pages.py), or it is known why not, and what can be checked is checked."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import jsonschema_rs
 import pytest
+import yaml
 
 from hotseat.cli.main import main
 from hotseat.manifests.files import Text
@@ -49,6 +52,8 @@ def parts(command: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     part: list[str] = []
     for word in [*lexer, ";"]:
+        if not part and re.match(r"[A-Z][A-Z_]*=", word):  # a variable of the environment of the command
+            continue
         if set(word) <= set("|&;"):
             if part:
                 yield part
@@ -131,6 +136,21 @@ def test_documents_on_the_pages_are_valid(block: Block) -> None:
             if not re.search(r"no (such )?Model|no such (policy|engine)", str(each))
         ]
         assert found == []
+
+
+@pytest.mark.parametrize("block", [block for block in of("yaml") if block.file == "values.yaml"], ids=name)
+def test_values_on_the_pages_are_values_of_the_chart(block: Block) -> None:
+    values = yaml.safe_load(block.text)
+    jsonschema_rs.validate(json.loads((ROOT / "charts/hotseat/values.schema.json").read_text(encoding="utf-8")), values)
+    common = {"apiVersion": "hotseat.dev/v1alpha1"}
+    made = [
+        {**common, "kind": "Workspace", "metadata": {"name": "default"}, "spec": values.get("workspace", {})},
+        *(
+            {**common, "kind": "Model", "metadata": {"name": name}, "spec": spec}
+            for name, spec in values.get("models", {}).items()
+        ),
+    ]
+    load_texts([Text("values.yaml", Path("/values.yaml"), Path("/"), yaml.safe_dump_all(made))])
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (DOCS / "runbooks").glob("Hotseat*.md")))

@@ -69,6 +69,7 @@ def test_each_alert_says_how_grave_it_is_and_where_to_read_on() -> None:
         assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
         assert "$value" in alert["annotations"]["description"] or name == "HotseatTargetDown", name
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
+        assert (ROOT / alert["annotations"]["runbook_url"]).is_file()
 
 
 def test_each_alert_is_documented() -> None:

@@ -5,7 +5,7 @@ import { bytes, clock, count, day, seconds } from "./format";
 import { Logs } from "./logs";
 import { longestOf, Phases, progressOf, SwitchLine } from "./overview";
 import { Action, Choices, Empty, Find, Meter, Name, notify, Rows, Since, State } from "./parts";
-import { events, history, models, oldest, queues, rates, remember, requests, running, soon, switches, workspaces, type Model, type Request } from "./state";
+import { events, models, oldest, queues, rates, remember, requests, running, settings, soon, switches, workspaces, type Model, type Request } from "./state";
 import { TimeLine } from "./timeline";
 
 const DAYS = 31 * 86_400; // seconds of history that lists ask for; hotseat keeps less
@@ -67,7 +67,8 @@ interface Weights { source: string; bytes: number | null; path: string; model?: 
 export function OneModel({ name }: { name: string }) {
   const [weights, setWeights] = useState<Weights[]>([]);
   const model = models.value.find((each) => each.id === name || each.names.includes(name));
-  useEffect(() => { get<any>("api/cache").then(({ entries }) => setWeights(entries ?? []), () => undefined); }, [name]);
+  const local = settings.value?.cluster === false;
+  useEffect(() => { if (local) get<any>("api/cache").then(({ entries }) => setWeights(entries ?? []), () => undefined); }, [name, local]);
   if (!model) return <section class="card"><Empty title={`No model has the name ${name}`}><a href="#/models">All models</a></Empty></section>;
   const instances = running.value.filter((each) => each.model === model.id), story = instances.flatMap((each) => each.story);
   const its = requests.value.filter((each) => each.model === model.id && each.state === "ended").slice(0, 100);
@@ -110,7 +111,7 @@ export function Requests() {
   const [text, setText] = useState("");
   const [which, setWhich] = useState<Which>("all");
   const [open, setOpen] = useState("");
-  useEffect(() => void remember("requests", DAYS), []);
+  useEffect(() => void remember("requests", DAYS), [settings.value?.history]);
   const rows = useMemo(() => requests.value.filter((each) =>
     (which === "all" || (which === "going" ? each.state !== "ended" : (each.status ?? 0) >= 400))
     && (!text || `${each.model} ${each.tenant ?? ""} ${each.route} ${each.status ?? ""}`.toLowerCase().includes(text.toLowerCase()))), [requests.value, text, which]);
@@ -143,7 +144,7 @@ export function Requests() {
 }
 
 function Kept() {
-  return history.value === "on" && oldest.value ? <> since {day(Date.parse(oldest.value))}</> : null;
+  return oldest.value ? <> since {day(Date.parse(oldest.value))}</> : null;
 }
 
 /** Where the time of a request went, to scale. */
@@ -163,7 +164,7 @@ function Detail({ of, close }: { of: Request; close: () => void }) {
 
 export function Switches() {
   const [text, setText] = useState("");
-  useEffect(() => void remember("switches", DAYS), []);
+  useEffect(() => void remember("switches", DAYS), [settings.value?.history]);
   const rows = useMemo(() => switches.value.filter((each) => !text || `${each.from.join(" ")} ${each.to} ${each.reason} ${each.outcome}`.toLowerCase().includes(text.toLowerCase())), [switches.value, text]);
   const longest = useMemo(() => longestOf(rows), [rows]);
   return (
@@ -178,7 +179,7 @@ export function Switches() {
 
 export function Events() {
   const [text, setText] = useState("");
-  useEffect(() => void remember("events", 86_400), []);
+  useEffect(() => void remember("events", 86_400), [settings.value?.history]);
   const rows = useMemo(() => events.value.filter((each) => !text || `${each.type} ${each.subject}`.includes(text)).reverse(), [events.value, text]);
   return (
     <section class="card tall">

@@ -117,7 +117,7 @@ function Waiting() {
             <li key={each.workspace + each.model}>
               <div class="what"><Name>{each.model}</Name>{each.reason && <span class="tag">{each.reason.replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}</span>}</div>
               <div class="more">
-                {each.message && <>{sentence(each.message)}<br /></>}
+                {each.message && <>{each.message}.<br /></>}
                 {each.waiting} {each.waiting === 1 ? "request" : "requests"}, the oldest for {seconds(each.oldest_seconds)}
                 {bound ? <> of at most {seconds(bound)}</> : ""}
                 {tenants.length > 1 && <> · {tenants.slice(0, 4).map(([name, number]) => `${name} ${number}`).join(", ")}</>}
@@ -131,8 +131,6 @@ function Waiting() {
     </section>
   );
 }
-
-const sentence = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}.`;
 
 function LastSwitches() {
   const rows = switches.value.slice(0, 6);

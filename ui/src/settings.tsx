@@ -1,40 +1,34 @@
 // What is in force: what the documents say, and what follows from it.
-import { useEffect, useState } from "preact/hooks";
-import { get, key, useKey } from "./api";
+import { useEffect } from "preact/hooks";
+import { key, useKey } from "./api";
 import { bytes, clock, day, seconds } from "./format";
 import { Empty } from "./parts";
-import { gpus, history, oldest, remember, workspaces } from "./state";
+import { gpus, oldest, readSettings, remember, settings, workspaces } from "./state";
 
 type Values = { [name: string]: unknown };
-interface Row { name: string; document: Values; in_force: Values }
 
 export function Settings() {
-  const [rows, setRows] = useState<Row[] | null>(null);
-  const [version, setVersion] = useState("");
-  const [failed, setFailed] = useState("");
-  useEffect(() => {
-    void remember("switches", 3600);
-    get<{ version: string; workspaces: Row[] }>("api/settings").then((each) => { setRows(each.workspaces); setVersion(each.version); }, (error) => setFailed(String(error.message)));
-  }, [workspaces.value.map((each) => each.effective_max_wait).join()]);
+  useEffect(() => void readSettings(), [workspaces.value.map((each) => each.effective_max_wait).join()]);
+  const known = settings.value;
+  useEffect(() => void remember("switches", 3600), [known?.history]);
   const since = oldest.value && Date.parse(oldest.value);
   return (
     <>
       <section class="card">
-        <header><h1>Settings in force</h1>{version && <span class="dim">hotseat {version}</span>}</header>
+        <header><h1>Settings in force</h1>{known && <span class="dim">hotseat {known.version}</span>}</header>
         <dl class="facts">
           <dt>API keys</dt><dd>{key.value ? <>required; the key of this tab is sent. <button type="button" onClick={() => useKey("")}>Use another</button></> : "not required"}</dd>
-          <dt>History</dt><dd>{history.value === "on" ? <>kept{since ? <> since {day(since)} {clock(since, false)}</> : ", empty yet"}</> : history.value === "off" ? "not kept: the page begins with the start of hotseat" : "–"}</dd>
+          <dt>History</dt><dd>{!known ? "–" : known.history ? <>kept{since ? <>; it begins {day(since)} {clock(since, false)}</> : ""}</> : "not kept: the page begins with the start of hotseat"}</dd>
           <dt>GPU figures</dt><dd>{gpus.value.length ? `${gpus.value.length} read` : "none can be read here"}</dd>
         </dl>
       </section>
-      {failed && <p class="alarm" role="alert">{failed}</p>}
-      {rows?.length === 0 && <section class="card"><Empty title="There is no Workspace yet" /></section>}
-      {rows?.map((each) => <InForce key={each.name} of={each} />)}
+      {known?.workspaces.length === 0 && <section class="card"><Empty title="There is no Workspace yet" /></section>}
+      {known?.workspaces.map((each) => <InForce key={each.name} of={each} />)}
     </>
   );
 }
 
-function InForce({ of }: { of: Row }) {
+function InForce({ of }: { of: { name: string; document: Values; in_force: Values } }) {
   const said = new Map(flat(of.document)), all = flat(of.in_force);
   return (
     <section class="card">

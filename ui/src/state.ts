@@ -1,6 +1,6 @@
 // What the page knows: state that is read again after each event and every few seconds, and a history made of events.
 import { batch, computed, signal } from "@preact/signals";
-import { ApiError, follow, get, key, type ServerEvent } from "./api";
+import { follow, get, key, type ServerEvent } from "./api";
 import { colour } from "./format";
 
 export interface Model {
@@ -38,6 +38,10 @@ export interface Request {
 }
 export interface Happening { id: string; at: number; type: string; subject: string; workspace: string; data: Record<string, any> }
 
+export interface Settings {
+  version: string; cluster: boolean; history: boolean; workspaces: { name: string; document: Record<string, unknown>; in_force: Record<string, unknown> }[];
+}
+
 const KEPT = 20_000; // events, requests and switches, each
 const MOST = 10_000; // rows of history in an answer
 
@@ -54,7 +58,7 @@ export const connected = signal(false);
 export const loaded = signal(false);
 export const failure = signal("");
 export const now = signal(Date.now());
-export const history = signal<"unknown" | "on" | "off">("unknown");
+export const settings = signal<Settings | null>(null);
 export const oldest = signal<string | null>(null); // begin of the history that is kept
 
 export const waitingTotal = computed(() => queues.value.reduce((sum, each) => sum + each.waiting, 0));
@@ -119,6 +123,12 @@ export function soon(): void {
   timer = window.setTimeout(refresh, Math.max(0, began + 50 - performance.now()));
 }
 
+export async function readSettings(): Promise<void> {
+  try {
+    settings.value = await get<Settings>("api/settings");
+  } catch { /* the rest of the page says what is wrong */ }
+}
+
 async function readGpus(): Promise<void> {
   try {
     gpus.value = (await get<{ gpus: Gpu[] }>("api/gpus")).gpus;
@@ -161,12 +171,11 @@ const reached: Record<Kind, number> = { events: 0, switches: 0, requests: 0 }; /
 
 /** Read history of the last `seconds`, from before the page was opened and before hotseat was restarted. */
 export async function remember(kind: Kind, seconds: number): Promise<void> {
-  if (history.value === "off" || reached[kind] >= seconds) return;
+  if (!settings.value?.history || reached[kind] >= seconds) return;
   reached[kind] = seconds;
   try {
     const answer = await get<any>(`api/history/${kind}?since=${seconds}s&limit=${MOST}`);
     batch(() => {
-      history.value = "on";
       oldest.value = answer.oldest;
       if (kind === "events") {
         const known = new Set(events.value.map((each) => each.id));
@@ -180,9 +189,8 @@ export async function remember(kind: Kind, seconds: number): Promise<void> {
         requests.value = [...going, ...merged(ended, (answer.requests as Request[]).filter((each) => each.state === "ended"), (each) => each.arrived_at)];
       }
     });
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 404) history.value = "off";
-    else reached[kind] = 0;
+  } catch {
+    reached[kind] = 0;
   }
 }
 
@@ -195,10 +203,11 @@ export function begin(): void {
     events.value = [];
     switches.value = [];
     requests.value = [];
-    history.value = "unknown";
+    settings.value = null;
   });
   Object.assign(reached, { events: 0, switches: 0, requests: 0 });
   void refresh();
+  void readSettings();
   void readGpus();
   stop = follow((last) => (last ? "api/events" : "api/events?history=1000"), take, (up) => {
     connected.value = up;

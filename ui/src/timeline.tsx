@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { clock, hue, seconds } from "./format";
 import { busyOf, laneId, pictureOf, type Lane, type Picture, type Span, type Swap } from "./spans";
-import { events, remember, requests, running } from "./state";
+import { events, remember, requests, running, settings } from "./state";
 
 const RANGES = [[60, "1 min"], [120, "2 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "24 h"]] as const;
 const ROW = 28, TOP = 24, GAP = 6, MOST = 13; // MOST: rows that are in sight at once
@@ -25,7 +25,7 @@ export function TimeLine({ model }: { model?: string }) {
   const lane = lanes.find((each) => each.id === chosen?.lane);
   const span = lane?.spans.findLast((each) => each.from === chosen!.from && each.kind === chosen!.kind);
 
-  useEffect(() => { void remember("events", range.value); if (range.value > 120) void remember("requests", range.value); }, [range.value]);
+  useEffect(() => { void remember("events", range.value); if (range.value > 120) void remember("requests", range.value); }, [range.value, settings.value?.history]);
 
   useEffect(() => {
     const element = canvas.current;

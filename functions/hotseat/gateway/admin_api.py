@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from hotseat import __version__
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
 from hotseat.control.history_store import HistoryStore
@@ -24,6 +24,7 @@ from hotseat.engines.base import keeps_prompts_asleep
 from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.engine_metrics import engine_metrics
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.history_api import add_history_routes
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -33,6 +34,7 @@ from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
+from hotseat.gateway.settings_api import add_settings_routes
 from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
@@ -43,18 +45,6 @@ ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
-# Of a Workspace: what can be told to a key that only reads. Others can have secrets, or are long.
-_SETTINGS = {
-    "capacity",
-    "policy",
-    "queue",
-    "tenants",
-    "loading",
-    "default_model",
-    "return_to_default",
-    "active_profile",
-    "groups",
-}
 _WAIT = {
     "type": "string",
     "pattern": "^(true|false|[0-9]{1,6}(ms|s|m|h))$",
@@ -72,14 +62,13 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
-    history: HistoryStore | None = None,
     gpus: Gpus = list,
+    history: HistoryStore | None = None,
 ) -> Blueprint:
     """Return the routes that belong to no API family.
 
-    `caches`: what is kept on this machine; None: it is a cluster. `history`: what the routes for it read; None: there is none. `gpus`
-    returns a row for each GPU of this machine.
-
+    `caches`: what is kept on this machine. None: it is a cluster. `gpus` returns a row for each GPU of this machine.
+    `history`: what the routes for it read. None: there is none.
     """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
@@ -88,6 +77,7 @@ def admin_blueprint(
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
     add_history_routes(blueprint, registry, history)
+    add_settings_routes(blueprint, registry, history=history is not None, cluster=caches is None)
     add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
@@ -136,11 +126,6 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
-    @blueprint.get("/api/settings")
-    @documented("Return settings of each Workspace: those of its document, and those in force", operation=READ)
-    def settings() -> Response:
-        return jsonify(version=__version__, workspaces=[_settings(handle) for handle in registry.handles])
-
     @blueprint.get("/metrics")
     @documented(
         "Return metrics in the text format of Prometheus, or as OpenMetrics if `Accept` has that",
@@ -150,6 +135,15 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     def prometheus() -> Response:
         body, content_type = metrics.expose(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
+
+    @blueprint.get("/metrics/engines")
+    @documented(
+        "Return the metrics of the engines that serve, with the labels model and workspace",
+        content=["text/plain"],
+        operation=READ,
+    )
+    def of_engines() -> Response:
+        return Response(engine_metrics(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
@@ -359,15 +353,6 @@ def _workspace(handle: WorkspaceHandle) -> dict[str, Any]:
         "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
         "effective_max_wait": bound_in_force(handle.workspace, handle.effective_max_wait),
     }
-
-
-def _settings(handle: WorkspaceHandle) -> dict[str, Any]:
-    spec = handle.workspace.spec
-    in_force = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS)
-    in_force["policy"]["maxWait"] = bound_in_force(handle.workspace, handle.effective_max_wait)
-    in_force["capacity"] |= {"gpus": handle.capacity.gpus, "hostMemory": handle.capacity.host_memory}
-    document = spec.model_dump(mode="json", by_alias=True, include=_SETTINGS, exclude_unset=True)
-    return {"name": handle.name, "document": document, "in_force": in_force}
 
 
 def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:

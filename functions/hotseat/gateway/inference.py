@@ -153,7 +153,9 @@ class InferenceRequest:
             inference.concurrency.give_back()
             raise
         if inference.tracing is not None:
-            self._trace = inference.tracing.begin(request.method, head.route.path, request.headers)
+            self._trace = inference.tracing.begin(
+                request.method, head.route.path, request.headers, request.listener.scheme
+            )
 
     # The body ---------------------------------------------------------------------------------------------------------
 
@@ -415,7 +417,8 @@ class InferenceRequest:
     def _sink(self, routed: RoutedRequest) -> ResponseSink:
         """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
         if self._translation is not None:
-            return TranslatedResponse(self._response, self._translation)
+            ids = None if self._trace is None else self._trace.ids
+            return TranslatedResponse(self._response, self._translation, ids)
         asked = None if self._body is None else self._body.model
         if routed.requested_model.spec.response_model_name is _ENGINE or not asked or self._route.upgrade:
             return self._response
@@ -593,7 +596,7 @@ class InferenceRequest:
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
             if self._trace is not None:
-                self._trace.end(RequestEnd(status, model=self._model))
+                self._trace.end(partial(RequestEnd, status, model=self._model))
             return
         routed.finish()
         name = routed.route.shown_name
@@ -605,9 +608,8 @@ class InferenceRequest:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         inference.records.end(record)
         if self._trace is not None:
-            self._trace.end(
-                request_end(routed, self._route.capability, status, inference.records.id_of(number), sample)
-            )
+            id_, now = inference.records.id_of(number), time.monotonic()
+            self._trace.end(partial(request_end, routed, self._route.capability, status, id_, sample, now))
         if inference.request_log is not None:
             inference.request_log.write(record)
         if body is not None and self._response.capture is not None:

@@ -1,6 +1,5 @@
 """What the trace of a request has to say of it."""
 
-import time
 from typing import TYPE_CHECKING
 
 from hotseat.api.model import Capability
@@ -34,14 +33,19 @@ def error_type(error: HotseatError) -> str:
     return error.code or type(error).__name__
 
 
-def request_end(
-    routed: RoutedRequest, capability: Capability | None, status: int, request_id: str, sample: AnswerSample | None
+def request_end(  # noqa: PLR0917
+    routed: RoutedRequest,
+    capability: Capability | None,
+    status: int,
+    request_id: str,
+    sample: AnswerSample | None,
+    now: float,
 ) -> RequestEnd:
-    """Return the end of a request that was routed to a Model, for its trace."""
+    """Return the end of a request that was routed to a Model and ended at NOW, for its trace. Any thread may call it."""
     route, dispatched = routed.route, routed.dispatched
     switches: tuple[str, ...] = ()
     if dispatched is None or routed.held:
-        until = time.monotonic() if dispatched is None else dispatched
+        until = now if dispatched is None else dispatched
         found = switches_during(route.handle.switches(), route.model.name, routed.began, until)
         switches = tuple(switch.id for switch, _ in found)
     return RequestEnd(

@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
-from hotseat.control.history_store import HistoryStore
+from hotseat.control.history_store import MAX_REQUESTS, HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
@@ -124,8 +124,8 @@ def create_gateway(
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
-    `spool`: where large forms are kept. None: in memory, as all bodies. `history`: what stores ended requests, and is read by
-    routes. None: no history is kept. `gpus` returns what `GET /api/gpus` lists. `tracing`: None if requests are not traced.
+    `spool`: where large forms are kept. None: in memory, as all bodies. `gpus` returns what `GET /api/gpus` lists. `history`: what stores
+    ended requests, and is read by routes. None: no history is kept. `tracing`: None if requests are not traced.
 
     """
     # A body can be in memory twice: as received, and as sent to the engine.
@@ -136,7 +136,7 @@ def create_gateway(
         lambda model, speed: metrics.speed(registry.shown_name(model), speed),
     )
     if history is not None:
-        records.on_end = partial(history.add, partial(records.history_rows, registry))
+        records.on_end = partial(history.add, partial(records.history_rows, registry), limit=MAX_REQUESTS)
 
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}

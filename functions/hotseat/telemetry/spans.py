@@ -4,8 +4,8 @@ A request has a span from its arrival to its end (SERVER), and below it one of i
 engine (CLIENT, by the semantic conventions for generative AI). A switch has a span below the wait of the request that asked for it,
 and each of its phases one below that. Other requests that wait for the switch have a link to it.
 
-A request that is not sampled costs a call of the sampler. The spans of one that is are begun when their identity is needed, and
-completed by a thread, because to read the tokens of an answer takes longer than all else.
+A request that is not sampled costs a comparison or a call of the sampler. The spans of one that is are made by a thread after its end,
+because a span, and the tokens of an answer, take longer than all else that the event loop does for a request.
 """
 
 import logging
@@ -32,6 +32,8 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
+    TraceState,
     format_span_id,
     format_trace_id,
     get_current_span,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GATHER: Final = 0.05  # seconds in which ended requests gather: to wake a thread for each would delay others
+GATHER: Final = 0.25  # seconds in which ended requests gather: to wake a thread for each would delay others
 MAX_ENDED: Final = 10_000  # ended requests whose spans may be incomplete; the oldest are dropped
 DEMAND_AGE: Final = 10.0  # seconds after which what a router has reported counts no longer: it does every second
 SWITCHES: Final = 200  # newest switches that requests can be linked to
@@ -63,104 +65,122 @@ _BEFORE_LOAD: Final = ("drain", "save", "release")  # phases of a switch, in ord
 _RANDOM_BITS: Final = TraceIdRatioBased.TRACE_ID_LIMIT  # of the id of a trace, by which the sampler decides
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
+_NO_STATE: Final = TraceState()
+_Head = tuple[str, str, Mapping[str, str], str]  # method, path of the route, headers and scheme
 Place = tuple[str, str]  # a Workspace, and the metadata.name of a Model or the id of a router in it
 
 
 class RequestTrace:
-    """The spans of one sampled request."""
+    """The trace of one sampled request. On the event loop it has ids and times alone: a thread makes the spans of them, after the end."""
 
     __slots__ = (
-        "_above", "_inference", "_name", "_queue", "_sent", "_server", "_submitted", "_tracing", "context", "error", "place",
+        "_began", "_exchange_id", "_head", "_parent", "_sent", "_sent_ns", "_state", "_submitted", "_tracing", "_wait_id", "error",
+        "flags", "place", "span", "trace",
     )  # fmt: skip
 
-    def __init__(self, tracing: "Tracing", server: Span, name: str) -> None:
-        self._tracing, self._server, self._name = tracing, server, name
-        self._above = set_span_in_context(server)
-        self._queue: Span | None = None
-        self._submitted = 0  # nanoseconds since 1970
-        self._inference: Span | None = None
-        self._sent = 0.0
+    def __init__(  # noqa: PLR0917
+        self, tracing: "Tracing", parent: "Context | None", trace: int, flags: int, state: TraceState, head: _Head
+    ) -> None:
+        self._tracing, self._parent, self._head, self._state = tracing, parent, head, state
+        self.trace, self.flags, self.span = trace, flags, getrandbits(64) or 1
+        self._began = time.time_ns()
+        self._submitted = self._wait_id = 0
+        self._exchange_id, self._sent_ns, self._sent = 0, 0, 0.0
         self.error = ""
-        self.context = server.get_span_context()
         self.place: Callable[[], Place | None] | None = None
 
     @property
     def trace_id(self) -> str:
         """The id of the trace, in hexadecimal."""
-        return format_trace_id(self.context.trace_id)
+        return format_trace_id(self.trace)
 
     @property
     def ids(self) -> dict[str, str]:
         """The ids of the trace and of the span of the whole request, as attributes of a log record."""
-        return {"trace_id": self.trace_id, "span_id": format_span_id(self.context.span_id)}
+        return {"trace_id": self.trace_id, "span_id": format_span_id(self.span)}
 
     @property
-    def wait(self) -> Span:
-        """The span of the wait in the queue. It is begun when it is needed, as most requests do not wait. Any thread may read it."""
-        with self._tracing.lock:
-            if self._queue is None:
-                self._queue = self._tracing.tracer.start_span("queue", self._above, start_time=self._submitted)
-            return self._queue
+    def wait(self) -> SpanContext:
+        """The span of the wait in the queue, after `submit`. Any thread may read it."""
+        return SpanContext(
+            self.trace, self._wait_id, is_remote=False, trace_flags=TraceFlags(self.flags), trace_state=self._state
+        )
 
     def submit(self, place: Callable[[], Place | None]) -> None:
         """Begin the wait. `place` returns the Model for which the request waits, None while it does not. Any thread may call it."""
-        self._submitted = time.time_ns()
+        self._submitted, self._wait_id = time.time_ns(), getrandbits(64) or 1
         self.place = place
         self._tracing.requests[id(self)] = self
 
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
-        if self._inference is None:
-            self._inference = self._tracing.tracer.start_span(self._name, self._above, SpanKind.CLIENT)
-            self._sent = time.monotonic()
-        return tuple((name.encode(), value.encode()) for name, value in _headers(self._inference).items())
+        if not self._exchange_id:
+            self._exchange_id, self._sent_ns, self._sent = getrandbits(64) or 1, time.time_ns(), time.monotonic()
+        own = (b"traceparent", b"00-%032x-%016x-%02x" % (self.trace, self._exchange_id, self.flags))
+        return (own, (b"tracestate", self._state.to_header().encode())) if self._state else (own,)
 
-    def end(self, end: RequestEnd) -> None:
-        """End the request. A thread completes its spans."""
+    def end(self, end: Callable[[], RequestEnd]) -> None:
+        """End the request. A thread makes its spans, and calls `end`."""
         self._tracing.requests.pop(id(self), None)
         self.place = None
-        end.error = end.error or self.error
         self._tracing.ended(self, end)
 
     def complete(self, end: RequestEnd, now: float, now_ns: int) -> None:
-        """Set the attributes of the spans, and end them. `now` and `now_ns`: when the request ended, on both clocks."""
-        if end.held and self._submitted:
-            self._complete_queue(self.wait, end, now, now_ns)
-        if self._inference is not None:
-            self._complete_inference(self._inference, end, now_ns)
-        server = self._server
-        server.set_attributes(_present({
+        """Make the spans. `now` and `now_ns`: when the request ended, on both clocks."""
+        end.error = end.error or self.error
+        method, path, headers, scheme = self._head
+        name, host = f"{method} {path}", urlsplit(f"//{headers.get('host', '')}")
+        attributes = {
+            "http.request.method": method,
+            "http.route": path,
+            "url.path": path,
+            "url.scheme": scheme,
+            "server.address": host.hostname,
+            "server.port": _port(host.netloc),
+            "user_agent.original": headers.get("user-agent"),
             "http.response.status_code": end.status,
             "hotseat.request.id": end.request_id,
             "hotseat.model": end.model,
             "hotseat.workspace": end.workspace,
             "hotseat.tenant": end.tenant,
             "hotseat.priority": end.priority or None,
-        }))  # fmt: skip
+        }
+        server = self._span(name, self.span, self._parent, SpanKind.SERVER, self._began, attributes)
+        above = set_span_in_context(server)
+        if end.held and self._submitted:
+            self._complete_queue(above, end, now, now_ns)
+        if self._exchange_id:
+            self._complete_exchange(name, above, end, now_ns)
         if end.status >= SERVER_ERROR:
             _fail(server, end.error or str(end.status))
         server.end(now_ns)
 
-    def _complete_queue(self, queue: Span, end: RequestEnd, now: float, now_ns: int) -> None:
-        queue.update_name(f"queue {end.model}")
-        queue.set_attributes(_present({
+    def _span(  # noqa: PLR0917
+        self, name: str, id_: int, above: "Context | None", kind: SpanKind, began: int, attributes: Mapping[str, Any]
+    ) -> Span:
+        self._tracing.ids.next.trace = self.trace if above is None else 0  # else it has that of the span above
+        self._tracing.ids.next.span = id_
+        return self._tracing.tracer.start_span(name, above, kind, _present(attributes), start_time=began)
+
+    def _complete_queue(self, above: "Context", end: RequestEnd, now: float, now_ns: int) -> None:
+        attributes = {
             "hotseat.workspace": end.workspace,
             "hotseat.model": end.model,
             "hotseat.queue.position": end.position,
             "hotseat.tenant": end.tenant,
             "hotseat.priority": end.priority or None,
-        }))  # fmt: skip
-        mine = queue.get_span_context().span_id
+        }
+        queue = self._span(f"queue {end.model}", self._wait_id, above, SpanKind.INTERNAL, self._submitted, attributes)
         for id_ in end.switches:
             switch = self._tracing.switches.get(id_)
-            if switch is not None and switch.parent != mine:
+            if switch is not None and switch.parent != self._wait_id:
                 queue.add_link(switch.context, {"hotseat.switch.id": id_})
         if end.dispatched is None and end.error:
             _fail(queue, end.error)
         waited_until = now if end.dispatched is None else end.dispatched
         queue.end(now_ns - int(max(0.0, now - waited_until) * 1e9))
 
-    def _complete_inference(self, span: Span, end: RequestEnd, now_ns: int) -> None:
+    def _complete_exchange(self, name: str, above: "Context", end: RequestEnd, now_ns: int) -> None:
         engine = urlsplit(end.address)
         attributes: dict[str, Any] = {
             "server.address": engine.hostname,
@@ -169,7 +189,7 @@ class RequestTrace:
         }
         if end.capability is not None:
             operation = _OPERATIONS.get(end.capability, end.capability)
-            span.update_name(f"{operation} {end.requested or end.model}")
+            name = f"{operation} {end.requested or end.model}"
             attributes |= {
                 "gen_ai.operation.name": operation,
                 "gen_ai.provider.name": end.engine,
@@ -178,7 +198,7 @@ class RequestTrace:
             }
             if end.sample is not None:
                 attributes |= _usage(end.sample, self._sent)
-        span.set_attributes(_present(attributes))
+        span = self._span(name, self._exchange_id, above, SpanKind.CLIENT, self._sent_ns, attributes)
         if end.status >= SERVER_ERROR:
             _fail(span, end.error or str(end.status))
         span.end(now_ns)
@@ -204,12 +224,12 @@ class Tracing:
     def __init__(
         self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None, ratio: float | None = None
     ) -> None:
-        self._ids = _Ids()
+        self.ids = _Ids()
         self._bound = None if ratio is None else TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({SERVICE_VERSION: hotseat.__version__})
         if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: service}))
-        self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False, id_generator=self._ids)
+        self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False, id_generator=self.ids)
         self._provider.add_span_processor(processor)
         self._sampler = self._provider.sampler
         self.tracer = self._provider.get_tracer("hotseat", hotseat.__version__)
@@ -217,8 +237,8 @@ class Tracing:
         self.switches: OrderedDict[str, _Switch] = OrderedDict()  # by id
         # By Workspace and router: when it was reported, and what, by model.
         self._asked: dict[Place, tuple[float, Mapping[str, SpanContext]]] = {}
-        self.lock = threading.Lock()  # over the last two, and over the spans of waits
-        self._ended: deque[tuple[RequestTrace, RequestEnd, float, int]] = deque(maxlen=MAX_ENDED)
+        self.lock = threading.Lock()  # over the last two
+        self._ended: deque[tuple[RequestTrace, Callable[[], RequestEnd], float, int]] = deque(maxlen=MAX_ENDED)
         self._news = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -226,37 +246,33 @@ class Tracing:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, method: str, path: str, headers: Mapping[str, str]) -> RequestTrace | None:
+    def begin(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> RequestTrace | None:
         """Return the trace of a request that has arrived, None if it is not sampled. `path` is that of the route."""
-        parent: Context | None = None
-        if "traceparent" in headers:
-            parent = _PROPAGATOR.extract(headers)
-        else:
+        flags, state = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID, _NO_STATE
+        if "traceparent" not in headers:
             # To begin a span that is not sampled takes three times as long as to ask the sampler, and that ten times as
             # long as to compare.
-            trace_id = getrandbits(128)
-            if self._bound is not None:
-                if trace_id & _RANDOM_BITS >= self._bound:
-                    return None
-            elif self._sampler.should_sample(None, trace_id, path, SpanKind.SERVER).decision is Decision.DROP:
+            trace_id = getrandbits(128) or 1
+            if self._bound is not None and trace_id & _RANDOM_BITS >= self._bound:
                 return None
-            self._ids.next_trace.id = trace_id
-        name = f"{method} {path}"
-        host = urlsplit(f"//{headers.get('host', '')}")
-        attributes = {
-            "http.request.method": method,
-            "http.route": path,
-            "url.path": path,
-            "url.scheme": "http",
-            "server.address": host.hostname,
-            "server.port": _port(host.netloc),
-            "user_agent.original": headers.get("user-agent"),
-        }
-        span = self.tracer.start_span(name, parent, SpanKind.SERVER, _present(attributes))
-        return RequestTrace(self, span, name) if span.is_recording() else None
+            parent = None
+        else:
+            parent = _PROPAGATOR.extract(headers)
+            context = get_current_span(parent).get_span_context()
+            if context.is_valid:
+                trace_id, state = context.trace_id, context.trace_state
+                flags = TraceFlags.SAMPLED | (context.trace_flags & TraceFlags.RANDOM_TRACE_ID)
+            else:
+                trace_id, parent = getrandbits(128) or 1, None
+        if (parent is not None or self._bound is None) and self._drops(parent, trace_id, path):
+            return None
+        return RequestTrace(self, parent, trace_id, flags, state, (method, path, headers, scheme))
 
-    def ended(self, trace: RequestTrace, end: RequestEnd) -> None:
-        """Have the spans of a request completed, soon."""
+    def _drops(self, parent: "Context | None", trace_id: int, path: str) -> bool:
+        return self._sampler.should_sample(parent, trace_id, path, SpanKind.SERVER).decision is Decision.DROP
+
+    def ended(self, trace: RequestTrace, end: Callable[[], RequestEnd]) -> None:
+        """Have the spans of a request made, soon."""
         self._ended.append((trace, end, time.monotonic(), time.time_ns()))
         if not self._news.is_set():
             self._news.set()
@@ -270,15 +286,15 @@ class Tracing:
             self.complete()
 
     def complete(self) -> None:
-        """Complete the spans of requests that have ended."""
+        """Make the spans of requests that have ended."""
         while self._ended:
             try:
                 trace, end, now, now_ns = self._ended.popleft()
-                trace.complete(end, now, now_ns)
+                trace.complete(end(), now, now_ns)
             except IndexError:  # another thread took it
                 return
             except Exception:
-                log.exception("internal error (a bug in hotseat): a span could not be completed")
+                log.exception("internal error (a bug in hotseat): the spans of a request could not be made")
 
     # Switches ---------------------------------------------------------------------------------------------------------
 
@@ -321,7 +337,7 @@ class Tracing:
         if context is not None and "switch" in event["data"]:
             self._note(event["data"]["switch"], _Switch(context))
 
-    def _parent(self, workspace: str, model: str) -> Span | None:
+    def _parent(self, workspace: str, model: str) -> SpanContext | None:
         """Return the span of the wait of the first sampled request that waits for a model, here or at a router."""
         for request in list(self.requests.values()):
             if request.place is not None and request.place() == (workspace, model):
@@ -332,7 +348,7 @@ class Tracing:
                 of: each for of, each in self._asked.items() if each[0] > oldest
             }  # others are of routers that ended
             asked = [each[model] for (of, _), (_, each) in self._asked.items() if of == workspace and model in each]
-        return NonRecordingSpan(asked[0]) if asked else None
+        return asked[0] if asked else None
 
     def _begin_switch(self, workspace: str, data: Mapping[str, Any]) -> dict[str, str]:
         parent = self._parent(workspace, data["to"])
@@ -344,14 +360,14 @@ class Tracing:
             "hotseat.switch.from": list(data["from"]),
             "hotseat.switch.waiting": data.get("waiting"),
         }
-        above = None if parent is None else set_span_in_context(parent)
+        above = None if parent is None else set_span_in_context(NonRecordingSpan(parent))
         span = self.tracer.start_span(f"switch {data['to']}", above, attributes=_present(attributes))
         if not span.is_recording():
             return {}
         context = span.get_span_context()
-        above_id = 0 if parent is None else parent.get_span_context().span_id
+        above_id = 0 if parent is None else parent.span_id
         self._note(data["switch"], _Switch(context, above_id, span, time.time_ns()))
-        return _headers(span)
+        return _headers(context)
 
     def _note(self, id_: str, switch: _Switch) -> None:
         with self.lock:
@@ -375,7 +391,7 @@ class Tracing:
         if outcome == "failed":
             _fail(span, data["code"], data["message"])
         span.end(now)
-        return _headers(span)
+        return _headers(switch.context)
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -449,18 +465,22 @@ class _LastMessage(logging.Handler):
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids. A trace for which the sampler has been asked in this thread gets the id that it was asked with."""
+    """Random ids. The next span of this thread gets those in `next`, if they are not 0."""
 
     def __init__(self) -> None:
-        self.next_trace = _NextTrace()
+        self.next = _Next()
 
     def generate_trace_id(self) -> int:
-        id_, self.next_trace.id = self.next_trace.id, 0
+        id_, self.next.trace = self.next.trace, 0
         return id_ or super().generate_trace_id()
 
+    def generate_span_id(self) -> int:
+        id_, self.next.span = self.next.span, 0
+        return id_ or super().generate_span_id()
 
-class _NextTrace(threading.local):
-    id = 0  # 0: none
+
+class _Next(threading.local):
+    trace = span = 0
 
 
 def _usage(sample: AnswerSample, sent: float) -> dict[str, Any]:
@@ -507,9 +527,8 @@ def _port(authority: str) -> int | None:
     return int(number) if number.isascii() and number.isdecimal() else None
 
 
-def _headers(span: Span) -> dict[str, str]:
+def _headers(context: SpanContext) -> dict[str, str]:
     """Return `traceparent` and, if there is one, `tracestate` of a span."""
-    context = span.get_span_context()
     trace, id_, flags = format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags
     headers = {"traceparent": f"00-{trace}-{id_}-{flags:02x}"}
     if context.trace_state:

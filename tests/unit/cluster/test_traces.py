@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from werkzeug.serving import make_server
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.switcher import app as switcher_app
-from hotseat.control.codec import demand_to_json, sign
+from hotseat.control.codec import demand_to_json
 from hotseat.control.event_log import EventLog
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.telemetry.tracing import RequestEnd
@@ -87,7 +88,9 @@ def test_a_switch_of_the_switcher_is_in_the_trace_of_a_request_at_the_router(
         reporter.close()
         follower.close()
     request.end(
-        RequestEnd(200, model="b", held=True, dispatched=0.0, switches=(switch.attributes["hotseat.switch.id"],))
+        partial(
+            RequestEnd, 200, model="b", held=True, dispatched=0.0, switches=(switch.attributes["hotseat.switch.id"],)
+        )
     )
     wait = span(router, "queue b")
     assert wait is not None
@@ -114,7 +117,7 @@ def test_demand_is_a_cloudevent_of_the_trace(router: Exported) -> None:
     assert event["data"]["traces"] == {"b": event["traceparent"]}
     assert event["traceparent"].split("-")[1] == request.trace_id
     assert client.event_headers("w", "demand.reported", event["data"])["ce-traceparent"] == event["traceparent"]
-    request.end(RequestEnd(200))
+    request.end(partial(RequestEnd, 200))
 
 
 @pytest.mark.parametrize("traces", [None, "x", ["b"], {"b": None}, {"b": {"c": 1}}, {"b": "00-0-0-01"}])
@@ -122,6 +125,6 @@ def test_nonsense_in_the_traces_harms_nothing(home: Home, switcher: Exported, tr
     data = demand_to_json("default", Demand("r", 1, 0)) | {"pod": "router-0", "traces": traces}
     home.until(lambda: home.app._leading)
     headers = SwitcherClient("", "", SETTINGS.key).event_headers("default", "demand.reported", data | {"traces": {}})
-    headers["ce-signature"] = sign(SETTINGS.key, data)
+    headers["ce-signature"] = SETTINGS.key.sign(data)
     assert home.app.gateway.test_client().post("/demand", json=data, headers=headers).status_code == 202
     assert not switcher.tracing._asked

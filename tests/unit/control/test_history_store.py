@@ -152,6 +152,26 @@ def test_rows_beyond_the_queue_are_lost_and_counted_and_nobody_waits(
     assert "has lost 20 rows" in caplog.text
 
 
+@pytest.mark.usefixtures("quick")
+def test_many_requests_leave_room_for_events_and_are_written_little_by_little(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_store, "BATCH", 2)
+    store, batches = HistoryStore(HistorySettings(path)), list[int]()
+    reached, disk, store_batch = threading.Event(), threading.Event(), store._store
+    monkeypatch.setattr(store, "_store", lambda batch: (batches.append(len(batch)), store_batch(batch)))
+    store.add(lambda item: (reached.set(), disk.wait(30), one(item))[2], row(0))
+    reached.wait(30)
+    for number in range(1, 11):
+        store.add(one, row(number), limit=4)
+    store.add(one, row(1, kind=Kind.EVENTS))
+    disk.set()
+    until(lambda: numbers(store, Kind.EVENTS) == [1])
+    store.close()
+    assert (numbers(store), store.lost) == ([0, 1, 2, 3, 4], 6)
+    assert batches[:4] == [1, 2, 2, 1]
+
+
 def test_a_row_that_cannot_be_encoded_costs_no_other(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_item: Row) -> Iterable[Row]:
         raise KeyError("a bug")

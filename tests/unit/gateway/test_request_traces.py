@@ -3,15 +3,18 @@
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
+from hotseat.gateway.spool import Spool
 from hotseat.telemetry.logs import JsonLines, TextLines
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client
 from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
+from tests.unit.gateway.test_form_request import FILE, FORM, MODEL, PATH, whole
 from tests.unit.gateway.test_inference import CHAT, Router, post
 from tests.unit.telemetry.test_spans import NOT_SAMPLED, SAMPLED, TRACE, Exported, below, ids
 
@@ -60,6 +63,21 @@ def test_the_engine_is_sent_the_trace_and_the_record_has_it(traced: Traced) -> N
     assert f"http://127.0.0.1:{inference.attributes['server.port']}" == engine.address
     (row,) = traced.rows()
     assert (row["trace_id"], server.attributes["hotseat.request.id"]) == (TRACE, row["id"])
+
+
+def test_a_form_in_a_file_is_traced_too(tmp_path: Path) -> None:
+    exported = Exported()
+    router = Router(next(iter(LOOPS)), Spool(tmp_path, 30_000_000), tracing=exported.tracing)
+    with Engine(answers(sized(b"{}"))) as engine:
+        router.ready("a", engine.address, names=["whisper-1"])
+        with Client(router) as client:
+            client.send(post(whole(FILE, MODEL), FORM, f"traceparent: {SAMPLED}", path=PATH))
+            assert client.answer()[0] == 200
+        inference = eventually(lambda: exported.spans().get("transcription whisper-1"))
+        assert traceparents(engine.requests[0]) == [f"traceparent: 00-{TRACE}-{ids(inference)[1]}-01".encode()]
+        router.connections.close()
+    router.close()
+    exported.tracing.close()
 
 
 def test_each_request_with_the_same_head_has_a_trace_of_its_own(traced: Traced) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_request_continues_the_trace_of_its_client(exported: Exported) -> None
     request.submit(lambda: None)
     sent = dict(request.send())
     request.end(
-        RequestEnd(
+        partial(
+            RequestEnd,
             200,
             "id-1",
             requested="qwen",
@@ -123,7 +125,7 @@ def test_a_switch_is_below_the_wait_that_asked_for_it_and_others_link_to_it(expo
     assert started == completed
     for number, each in enumerate((first, second)):
         ended = RequestEnd(200, model=f"b{number}", held=True, dispatched=0.0, position=1, switches=("default/1",))
-        each.end(ended)
+        each.end(lambda ended=ended: ended)
     exported.tracing.complete()
     found = exported.memory.get_finished_spans()
     named = {span.name: span for span in found}
@@ -177,7 +179,7 @@ def test_demand_of_a_router_asks_for_a_switch_of_the_switcher(exported: Exported
     switch = switcher.spans()["switch b"]
     exported.tracing.event_seen({"type": "dev.hotseat.switch.started.v1", "data": {"switch": "default/1"}, **started})
     exported.tracing.event_seen({"type": "dev.hotseat.model.ready.v1", "data": {}, "traceparent": SAMPLED})
-    request.end(RequestEnd(200, model="b", held=True, dispatched=0.0, switches=("default/1",)))
+    request.end(partial(RequestEnd, 200, model="b", held=True, dispatched=0.0, switches=("default/1",)))
     wait = exported.spans()["queue b"]
     assert below(switch, wait)
     assert [link.context.span_id for link in wait.links] == [switch.context.span_id]
@@ -189,10 +191,10 @@ def test_demand_of_a_router_asks_for_a_switch_of_the_switcher(exported: Exported
 
 
 def test_a_failed_request_has_an_error_and_one_of_the_client_has_none(exported: Exported) -> None:
-    exported.chat().end(RequestEnd(503, model="b", error="queue_full", held=True))
+    exported.chat().end(partial(RequestEnd, 503, model="b", error="queue_full", held=True))
     refused = exported.tracing.begin("POST", "/v1/embeddings", {})
     assert refused is not None
-    refused.end(RequestEnd(404))
+    refused.end(partial(RequestEnd, 404))
     spans = exported.spans()
     failed, mistaken = spans["POST /v1/chat/completions"], spans["POST /v1/embeddings"]
     assert (failed.status.status_code, failed.attributes["error.type"]) == (StatusCode.ERROR, "queue_full")
@@ -253,7 +255,7 @@ def test_close_exports_what_has_ended_and_waits_for_no_hanging_exporter() -> Non
     tracing = Tracing(SimpleSpanProcessor(Hanging()), "hotseat", ALWAYS_ON)
     trace = tracing.begin("POST", "/v1/chat/completions", {})
     assert trace is not None
-    trace.end(RequestEnd(200))
+    trace.end(partial(RequestEnd, 200))
     tracing.close(0.1)
     assert seen == ["POST /v1/chat/completions"]
     hangs.set()

@@ -148,7 +148,6 @@ def create_http_api(
 def _router_routes(
     key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand, on_traces: OnTraces | None
 ) -> Blueprint:
-
     blueprint = Blueprint("routers", __name__)
     recent = _RecentIds()
 

@@ -38,7 +38,7 @@ class Batch:
         kept, held = residents(view)
         queued_models = pending(view)
         active = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
-        max_resident = _max_resident(view, active)
+        max_resident = most_resident(view, active)
         round_ = _round(active, max_resident)
         bounds = {m.name: max(m.max_wait, round_) for m in queued_models}
         due = {m.name: m.oldest + bounds[m.name] for m in queued_models}
@@ -52,7 +52,7 @@ class Batch:
 
         queue = sorted(queued_models, key=order)
         pressing = [m for m in queue if m.may_evict]  # no turn ends for a model that must not evict
-        ahead_of = _time_ahead(pressing, max_resident)
+        ahead_of = time_ahead(pressing, max_resident)
         last_call = min((due[name] - lead for name, lead in ahead_of.items()), default=inf)
         idle_until = {r.name: _keep_idle_until(r, pressing) for r in kept.values()} if pressing else {}
 
@@ -76,7 +76,7 @@ class Batch:
         )
 
 
-def _max_resident(view: View, active: Sequence[ModelView]) -> int:
+def most_resident(view: View, active: Sequence[ModelView]) -> int:
     """Return how many models can be resident at a time.
 
     As many as are, or as GPUs and groups allow of the active ones.
@@ -95,7 +95,7 @@ def _round(active: Sequence[ModelView], max_resident: int) -> float:
     return sum(m.switch_cost + m.uncertainty for m in active) / max_resident / (1 - min(load, FULL))
 
 
-def _time_ahead(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
+def time_ahead(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
     """Return the seconds that the turns ahead of each queued model take, if each serves what is queued when it begins."""
     ahead_of, ahead = {}, 0.0
     for model in queue:

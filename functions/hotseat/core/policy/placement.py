@@ -17,7 +17,7 @@ from hotseat.core.policy.groups import NO_MODELS
 KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 
 
-class Placement(NamedTuple):
+class Placed(NamedTuple):
     """All that should be resident, when to decide again, and why queued models are not placed, as far as it is not their order."""
 
     resident: tuple[str, ...]
@@ -49,7 +49,7 @@ def place(
     *,
     free_at: Callable[[ModelView, ModelView], EvictableAt],
     alarms: Iterable[float] = (),
-) -> Placement:
+) -> Placed:
     """Place queued models in their order.
 
     `free_at(resident, model)` is the time from which the resident may be evicted for the model, and
@@ -82,7 +82,14 @@ def place(
             if not victims:
                 first.append(model.name)
                 obstacles[model.name] = partial(
-                    _obstacle, model, eviction_options, times, kept=dict(kept), held=held, view=view
+                    _obstacle,
+                    model,
+                    eviction_options,
+                    times,
+                    kept=dict(kept),
+                    chosen=tuple(chosen),
+                    held=held,
+                    view=view,
                 )
                 held, blocked = _reserve(model, eviction_options[0], kept, held, view)
                 # More may be evicted then, or the order changes.
@@ -95,7 +102,7 @@ def place(
             held += model.claim.placed_beside(held, view.capacity)
         elif model.name not in obstacles:
             obstacles[model.name] = partial(_no_way, model, stuck, tuple(kept), tuple(chosen), view)
-    return Placement((*kept, *chosen), min(wakes, default=None), obstacles)
+    return Placed((*kept, *chosen), min(wakes, default=None), obstacles)
 
 
 def _obstacle(
@@ -104,16 +111,22 @@ def _obstacle(
     times: Mapping[str, EvictableAt],
     *,
     kept: Mapping[str, ModelView],
+    chosen: tuple[str, ...],
     held: Claim,
     view: View,
 ) -> Obstacle:
-    """Return why a model cannot be loaded yet: the residents that have to leave, and the last of them that may."""
+    """Return why a model cannot be loaded yet: the residents that have to leave, and the last of them that may.
+
+    `chosen` are queued models that come first, and are loaded instead.
+    """
     for until in sorted({at for at, _ in times.values()}):
         evictable = {name: kept[name] for name, (at, _) in times.items() if at <= until}
         if victims := victims_for_requests(model, eviction_options, evictable, held, view):
             late = sorted(victims, key=lambda victim: -times[victim.name][0])
             waits = [victim.name for victim in late if times[victim.name][0] > view.now]
             return Obstacle(times[late[0].name][1], tuple(waits), until)
+    if chosen:
+        return Obstacle(WaitReason.TURN, chosen)
     # What stays, whatever the time.
     if pinned := tuple(m.name for m in kept.values() if m.pinned):
         return Obstacle(WaitReason.PINNED, pinned)

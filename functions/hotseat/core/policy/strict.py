@@ -5,6 +5,7 @@ from math import inf
 
 from hotseat.core.messages import WaitReason
 from hotseat.core.policy.api import Decision, EvictableAt, ModelView, View
+from hotseat.core.policy.batch import most_resident, time_ahead
 from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
 from hotseat.core.policy.placement import pending, place, residents
 
@@ -52,7 +53,8 @@ def _in_order(view: View, rank: Callable[[ModelView], float]) -> Decision:
 
     queue = sorted(pending(view), key=order)
     placed = place(view, kept, held, queue, free_at=free_at)
-    return Decision(placed.resident, placed.wake_at, queue=queue, obstacles=placed.obstacles)
+    ahead = time_ahead(queue, most_resident(view, [m for m in view.models if not m.idle])) if queue else {}
+    return Decision(placed.resident, placed.wake_at, queue=queue, obstacles=placed.obstacles, turns_ahead=ahead)
 
 
 def _outranked_at(resident: ModelView, waiter: ModelView) -> float:

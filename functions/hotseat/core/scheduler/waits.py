@@ -94,7 +94,7 @@ class _Explanation:
     # Its own instance -------------------------------------------------------------------------------------------------
 
     def _of_instance(self, name: str, mine: Sequence[Resident]) -> Wait | None:
-        me = self.shown(name)
+        me, resident = self.shown(name), self.report.decision.resident
         ready = [r for r in mine if r.state is InstanceState.READY and r.leaving is None]
         if ready:
             return self._of_ready(name)
@@ -104,15 +104,17 @@ class _Explanation:
         for each in mine:
             if each.state is InstanceState.UNPROVEN:
                 return self._unproven((name,))
-            if each.state in _GOING or each.leaving:
-                why = f" ({each.leaving})" if each.leaving else ""
-                ends = self._plus(self._going_until([each]), self._load(name))
-                return Wait(WaitReason.RELEASING, f"an earlier engine of {me} is being stopped{why}", ends, ())
-        if mine:  # its turn has ended, and these requests came too late for it
-            next_ = tuple(m.name for m in self.report.decision.queue if m.name in self.report.decision.resident)
-            for_ = f" for {self._names(next_)}" if next_ else ""
-            return Wait(WaitReason.TURN, f"{me} leaves{for_}; these requests are for its next turn", None, next_)
-        return None
+        if not mine or (name in self.places and name not in resident):
+            return None
+        own = mine[0]
+        next_ = tuple(m.name for m in self.report.decision.queue if m.name in resident)
+        if name in resident or (not next_ and (own.state in _GOING or own.leaving)):
+            why = f" ({own.leaving})" if own.leaving else ""
+            ends = self._plus(self._going_until(mine), self._load(name))
+            return Wait(WaitReason.RELEASING, f"an earlier engine of {me} is being stopped{why}", ends)
+        # Its turn has ended, and these requests came too late for it.
+        for_ = f" for {self._names(next_)}" if next_ else ""
+        return Wait(WaitReason.TURN, f"{me} leaves{for_}; these requests are for its next turn", None, next_[:BEHIND])
 
     def _of_ready(self, name: str) -> Wait:
         _, _, flying = self.report.queue.get(name, (0, 0.0, 0))
@@ -203,14 +205,20 @@ class _Explanation:
 
     def _of_decision(self, name: str) -> Wait:
         decision = self.report.decision
-        if name in self.obstacles:
-            return self._of_obstacle(name, self.obstacles[name])
+        obstacle = self.obstacles.get(name)
+        queued_first = obstacle is not None and obstacle.reason is WaitReason.TURN and obstacle.behind[0] in self.places
+        if obstacle is not None and not queued_first:
+            return self._of_obstacle(name, obstacle)
         if name not in self.places:
             behind = tuple(model_of(each) for each in decision.resident)
             return Wait(WaitReason.TURN, self._come_first(behind), None, behind[:BEHIND])
         before = decision.queue[: self.places[name]]
         first = None if self.first is None or self.places[self.first.name] >= len(before) else self.first.name
-        if first is None and (pinned := tuple(m.name for m in self.views.values() if m.pinned and m.state)):
+        if (
+            first is None
+            and not queued_first
+            and (pinned := tuple(m.name for m in self.views.values() if m.pinned and m.state))
+        ):
             return self._does_not_fit(name, Obstacle(WaitReason.PINNED, pinned))
         residents = () if first is None else self.obstacles[first].behind
         behind = tuple(dict.fromkeys((*map(model_of, residents), *(m.name for m in before))))

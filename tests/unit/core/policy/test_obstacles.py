@@ -59,6 +59,11 @@ def test_the_first_of_a_group_comes_first() -> None:
     assert found == {"c": Obstacle(WaitReason.GROUP, ("b",))}
 
 
+def test_the_place_is_for_one_that_comes_first() -> None:
+    found = obstacles(idle("a"), wants("b", since=80.0), wants("c", since=81.0))
+    assert found == {"c": Obstacle(WaitReason.TURN, ("b",))}
+
+
 def test_what_another_workspace_has_not_given_back_is_missing() -> None:
     view = View(100.0, Capacity(1, devices=("0",), away=("0",)), (wants("b"),))
     assert Batch().decide(view).obstacles["b"]() == Obstacle(WaitReason.CAPACITY)

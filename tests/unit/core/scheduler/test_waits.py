@@ -115,9 +115,13 @@ def test_requests_that_come_too_late_for_the_turn_of_their_model_wait_for_its_ne
     story.demand(20.0, {"b": 1}, {f"w/a@{of}": 2})
     story.tick(50.0)
     story.demand(51.0, {"a": 1, "b": 1}, {f"w/a@{of}": 2})
-    assert waits(story)["a"] == Wait(
-        WaitReason.TURN, "a leaves for b; these requests are for its next turn", None, ("b",)
-    )
+    next_turn = Wait(WaitReason.TURN, "a leaves for b; these requests are for its next turn", None, ("b",))
+    assert waits(story)["a"] == next_turn
+    story.demand(52.0, {"a": 1, "b": 1}, {}, since=51.0)
+    assert story.states()["a"] == "releasing"
+    assert waits(story)["a"] == next_turn
+    story.tick(53.0)
+    assert waits(story)["a"] == Wait(WaitReason.TURN, "b comes first", None, ("b",))
 
 
 def test_an_engine_of_its_own_is_still_being_stopped() -> None:

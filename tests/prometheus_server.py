@@ -6,15 +6,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import yaml
 
-from .harness import PATIENCE, Call, eventually
+from tests.embedded.harness import PATIENCE, Call, eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RULES = ROOT / "monitoring/rules/rules.yaml"
 PROGRAM = shutil.which("prometheus")
 WINDOW = "20s"  # of rules and queries, in place of minutes
@@ -71,6 +72,16 @@ class Prometheus:
         """Return the series of an instant query."""
         result: list[Any] = self.get("query", query=expression, **parameters)["result"]
         return result
+
+    def has_data(self, target: dict[str, Any]) -> bool:
+        """Evaluate the query of a panel as Grafana does, in the last two minutes. Return whether it has any series."""
+        query, now = target["expr"], time.time()
+        for name, value in {"namespace": ".*", "model": ".*", "__rate_interval": WINDOW, "__range": "1m"}.items():
+            query = query.replace(f"${name}", value)
+        assert "$" not in query
+        if target["instant"]:
+            return bool(self.query(query, time=now))
+        return bool(self.get("query_range", query=query, start=now - 120, end=now, step=1)["result"])
 
     def rules(self) -> list[dict[str, Any]]:
         """Return the alert rules with their health and their alerts."""
