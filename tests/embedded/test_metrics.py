@@ -27,10 +27,10 @@ def test_a_course_with_a_switch_and_a_failed_load(up: Up) -> None:
     assert before["hotseat_build_info", package.__version__] == 1
     assert before["hotseat_events_queued",] == before["hotseat_events_undelivered_total",] == 0
     assert before["hotseat_switching_gpu_seconds_total", "default"] == 0
-    stream = hotseat.send("a", stream=True, mock={"tokens": 20})
+    stream = hotseat.send("a", stream=True, stream_options={"include_usage": True}, mock={"tokens": 20})
     stream.begun()
     first = eventually(lambda: samples(hotseat, "hotseat_resident_seconds_total"))
-    assert stream.answer().by == "a"
+    assert stream.answer().status == 200
     assert hotseat.ask("b").by == "b"
     assert hotseat.ask("bad").code == "model_failed"
     loads = {("a", "completed"): 1, ("b", "completed"): 1, ("bad", "failed"): 1}
