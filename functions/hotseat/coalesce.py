@@ -8,12 +8,20 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
+Measured = Callable[[float], None]
+
+
+def unmeasured(_seconds: float) -> None:
+    """Ignore how long a call has taken."""
+
+
 class CoalescingWorker:
     """Calls `work` on a thread of its own after `mark`. All marks until a call begins cause that one call.
 
     `work` returns the seconds until it is called again without a mark. None: not without one. If it raises, that is logged, and
     it is called again after `retry[0]` seconds, then after twice that, and so on up to `retry[1]` seconds. Errors of the type
     `expected` are logged without a traceback. The thread exists while a call is due. Thread-safe.
+    `measured` is called with the seconds that each call has taken, failed or not.
     """
 
     def __init__(
@@ -24,12 +32,14 @@ class CoalescingWorker:
         retry: tuple[float, float] = (1.0, 1.0),
         expected: type[Exception] = OSError,
         paused: bool = False,
+        measured: Measured = unmeasured,
     ) -> None:
         """Create the worker. PAUSED: make no call before `start`."""
         self._name = name
         self._work = work
         self._retry = retry
         self._expected = expected
+        self._measured = measured
         self._changed = threading.Condition()  # guards what follows
         self._due: float | None = None  # when the next call begins, on the monotonic clock
         self._paused = paused
@@ -70,6 +80,7 @@ class CoalescingWorker:
     def _run(self) -> None:
         pause, longest = self._retry
         while self._wait():
+            begun = time.monotonic()
             try:
                 delay = self._work()
                 pause = self._retry[0]
@@ -77,6 +88,7 @@ class CoalescingWorker:
                 bug = not isinstance(error, self._expected)
                 log.log(logging.ERROR if bug else logging.WARNING, "%s: %s", self._name, error, exc_info=bug)
                 delay, pause = pause, min(2 * pause, longest)
+            self._measured(time.monotonic() - begun)
             if delay is not None:
                 self.mark(delay)
 

@@ -21,6 +21,7 @@ from benchmark.relaying import Plan, measure_chunks, measure_relay
 from benchmark.report import Row, table, write_json
 from benchmark.scheduling import measure_scheduling
 from benchmark.switching import measure_burst, measure_starvation, measure_switch
+from benchmark.tracing import measure_traces
 
 BUSY_LOAD = 0.5  # load average above which the machine is not quiet
 FILES = 32_768  # descriptors that hotseat needs for ten thousand held requests
@@ -60,6 +61,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "stalled": lambda folder, _, o: measure_stalled(folder, _files(), *((1, 2.0) if o.quick else (5, 4.0))),
     "bodies": lambda folder, _, o: measure_bodies(folder, 1 if o.quick else 3),
     "prompts": lambda folder, _, o: measure_prompts(folder, *(((500,), 1) if o.quick else ((2000, 6000), 1))),
+    "traces": lambda folder, cores, o: measure_traces(folder, cores, *((6, 1) if o.quick else (15, 2))),
     "many": lambda folder, _, o: measure_many(folder, 2 if o.quick else 5),
 }
 

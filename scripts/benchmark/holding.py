@@ -125,4 +125,4 @@ class _Counts:
         def total(name: str) -> int:
             return sum(int(float(value)) for value in re.findall(rf"^{name}{{.*}} (.*)$", text, re.MULTILINE))
 
-        return total("hotseat_requests_waiting"), total("hotseat_requests_in_flight")
+        return total("hotseat_queued_requests"), total("hotseat_requests_in_flight")

@@ -37,12 +37,12 @@ def measure_relay(folder: Path, cores: Cores, plan: Plan, litellm: str | None) -
     rates: dict[str, list[float]] = {}
     with contestants(folder, cores, litellm) as servers:
         for server in servers:
-            _wrk(server, cores, 1, 1)  # pools filled, code paths warm
-            _wrk(server, cores, CONNECTIONS, 1)
+            run_wrk(server, cores, 1, 1)  # pools filled, code paths warm
+            run_wrk(server, cores, CONNECTIONS, 1)
         for _ in range(plan.rounds):
             for server in servers:
-                one = _wrk(server, cores, 1, plan.seconds)
-                many = _wrk(server, cores, CONNECTIONS, plan.seconds)
+                one = run_wrk(server, cores, 1, plan.seconds)
+                many = run_wrk(server, cores, CONNECTIONS, plan.seconds)
                 latency.setdefault(server.name, []).append((one["p50"] / 1000, one["p99"] / 1000))
                 rates.setdefault(server.name, []).append(many["requests"] / many["duration"] * 1e6)
     return _relay_rows(latency, rates)
@@ -94,7 +94,7 @@ def measure_chunks(folder: Path, cores: Cores, plan: Plan, litellm: str | None) 
     return rows
 
 
-def _wrk(server: Server, cores: Cores, connections: int, seconds: int) -> dict[str, float]:
+def run_wrk(server: Server, cores: Cores, connections: int, seconds: int) -> dict[str, float]:
     """Run wrk on the load's core; its figures (see post.lua), in microseconds and counts."""
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     url = f"http://127.0.0.1:{server.port}/v1/chat/completions"

@@ -55,7 +55,12 @@ def model(name: str, env: Mapping[str, str] | None = None, *, core: int | None =
 
 @contextlib.contextmanager
 def hotseat(
-    folder: Path, documents: Sequence[Mapping[str, Any]], core: int | None = None, *options: str, watch: bool = False
+    folder: Path,
+    documents: Sequence[Mapping[str, Any]],
+    core: int | None = None,
+    *options: str,
+    watch: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run `hotseat up` with these documents."""
     manifest = folder / "models.yaml"
@@ -64,7 +69,7 @@ def hotseat(
     own = ["--port", str(port), "--state-dir", folder / "state", "--cache-dir", folder / "cache"]
     own += [] if watch else ["--no-watch"]
     command = [Path(sys.executable).with_name("hotseat"), "up", "-f", manifest, *own, *options]
-    with _process("hotseat", command, folder, core, (port, "/ready")) as pid:
+    with _process("hotseat", command, folder, core, (port, "/ready"), env=env) as pid:
         yield Server("hotseat", port, _worker(pid))
 
 

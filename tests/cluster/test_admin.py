@@ -1,11 +1,12 @@
 """What an administrator relies on: one image, admin routes inside only, settings, and logs and events of the router."""
 
+import base64
 import json
 import subprocess
 
 import pytest
 
-from .harness import ADMIN_PORT, Hotseat, model, wait_until
+from .harness import ADMIN_PORT, ROOT, Hotseat, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -76,3 +77,52 @@ def test_settings_reach_the_next_model(hotseat: Hotseat) -> None:
     annotations = wait_until(lambda: hotseat.get("ksvc", "beta"), 30)["spec"]["template"]["metadata"]["annotations"]
     assert annotations["serving.knative.dev/progress-deadline"] == "780s"
     hotseat.delete("model", "beta")
+
+
+def test_people_with_kubernetes_roles_may_do_what_these_say(hotseat: Hotseat) -> None:
+    hotseat.kubectl("apply", "-k", str(ROOT / "knative/aggregated-roles"))
+    people = {role: f"{role}-of-{hotseat.namespace}" for role in ("view", "edit", "admin")}
+    for role, person in people.items():
+        hotseat.kubectl("create", "rolebinding", person, f"--clusterrole={role}", f"--user={person}")
+
+    def may(role: str) -> set[str]:
+        asked = [
+            ("list", "models"),
+            ("create", "models"),
+            ("delete", "models"),
+            ("get", "workspaces"),
+            ("patch", "workspaces"),
+        ]
+        answers = {
+            f"{verb} {what}": hotseat.kubectl("auth", "can-i", verb, what, "--as", people[role], check=False).strip()
+            for verb, what in asked
+        }
+        return {what for what, answer in answers.items() if answer == "yes"}
+
+    sees = {"list models", "get workspaces"}
+    wait_until(lambda: may("view") == sees, 30, "the controller aggregates them")
+    wait_until(lambda: may("edit") == sees | {"create models", "delete models"}, 30)
+    wait_until(lambda: may("admin") == sees | {"create models", "delete models", "patch workspaces"}, 30)
+
+
+def test_the_demand_key_is_replaced_and_no_request_fails(hotseat: Hotseat) -> None:
+    hotseat.apply(model("gamma"))
+    hotseat.await_model("gamma")
+    key = base64.b64encode(b"another key, which is long enough").decode()
+    hotseat.kubectl("patch", "secret", "hotseat-demand", "--type=merge", "-p", json.dumps({"data": {"key": key}}))
+
+    def log(component: str) -> str:
+        return hotseat.kubectl("logs", hotseat.component(component)["metadata"]["name"], "-c", component, "--tail=-1")
+
+    for component in ("switcher", "router"):
+        pod = hotseat.component(component)["metadata"]["name"]
+        # An update of the pod has the kubelet look at its volumes at once.
+        hotseat.kubectl("annotate", "pod", pod, "--overwrite", "example.com/look=now")
+        wait_until(lambda component=component: "the demand key has changed" in log(component), 120)  # type: ignore[misc]
+        for name in ("gamma", "alpha"):
+            assert hotseat.served(name).status == 200
+    former = hotseat.kill("router")
+    hotseat.await_another("router", former, 90)
+    for name in ("gamma", "alpha"):
+        assert hotseat.served(name).status == 200, "the new router signs with the new key"
+    assert "no valid signature" not in log("switcher")

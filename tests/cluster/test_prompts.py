@@ -91,7 +91,7 @@ def test_a_conversation_goes_on_where_it_was(hotseat: Hotseat, guard: Guard) -> 
     answered = metrics_of(hotseat, "router", ADMIN_PORT)  # it has the answers
     for name in "ab":
         assert answered[f'hotseat_prompt_cache_hits_total{{model="{name}"}}'] == 1
-        assert answered[f'hotseat_prompt_cache_tokens_spared_total{{model="{name}"}}'] == 200
+        assert answered[f'hotseat_prompt_cache_reused_tokens_total{{model="{name}"}}'] == 200
 
 
 def test_the_files_are_for_nobody_else(hotseat: Hotseat) -> None:

@@ -194,7 +194,7 @@ def test_replicas_answer_in_parallel_and_go_when_another_model_needs_the_seat(up
     assert hotseat.loads() == {"a": 2, "b": 1}
     switch = hotseat.wait_event("switch.completed", "b")
     assert switch["data"]["from"] == ["a#2"]
-    moved = ("hotseat_switches_total", "a", "completed", "b")
+    moved = ("hotseat_switches_total", "a", "completed", "demand", "b")
     assert hotseat.metrics()[moved] == 1
 
 

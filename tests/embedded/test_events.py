@@ -169,4 +169,4 @@ def test_what_it_refuses_for_good_is_counted(sink: Receiver, up: Up) -> None:
     sink.wait_for(lambda: len(sink.requests) >= 3)
     ids = [headers["ce-id"] for _, headers, _ in sink.requests]
     assert len(set(ids)) == len(ids), "no use in repeating it"
-    assert eventually(lambda: hotseat.metrics()["hotseat_events_undelivered",]) == 1
+    assert eventually(lambda: hotseat.metrics()["hotseat_events_undelivered_total",]) == 1

@@ -86,7 +86,7 @@ def test_an_answer_after_a_switch_is_that_of_an_uninterrupted_conversation(up: U
     assert saved["bytes"] > 1000 * whole
     metrics = hotseat.metrics()
     assert metrics["hotseat_prompt_cache_hits_total", "a"] == 1
-    assert metrics["hotseat_prompt_cache_tokens_spared_total", "a"] == talk.cached > 0.9 * whole
+    assert metrics["hotseat_prompt_cache_reused_tokens_total", "a"] == talk.cached > 0.9 * whole
     assert metrics["hotseat_prompt_cache_hits_total", "b"] == 1
 
 

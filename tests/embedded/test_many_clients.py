@@ -37,7 +37,7 @@ def test_300_clients_over_three_models_with_departures(up: Up) -> None:
     assert ended()["200"] >= 200
     metrics = hotseat.metrics()
     assert all(
-        metrics["hotseat_requests_waiting", name] == metrics["hotseat_requests_in_flight", name] == 0 for name in MODELS
+        metrics["hotseat_queued_requests", name] == metrics["hotseat_requests_in_flight", name] == 0 for name in MODELS
     )
     assert hotseat.get("/running").json()["waiting"] == []
     assert hotseat.loads().total() <= 6, "they took turns, and few of them"

@@ -55,7 +55,7 @@ def test_a_load_that_nobody_wants_any_longer_makes_room_at_once_and_counts_as_ca
     assert hotseat.ask("b").status == 200
     cancelled = hotseat.wait_event("switch.cancelled", "slow")["data"]
     assert (cancelled["code"], cancelled["phase"]) == ("Abandoned", "load")
-    assert hotseat.metrics()["hotseat_switches_total", "", "cancelled", "slow"] == 1
+    assert hotseat.metrics()["hotseat_switches_total", "", "cancelled", "demand", "slow"] == 1
     hotseat.wait_event("switch.completed", "b")
     rows = hotseat.get("/api/switches").json()["switches"]
     assert [(row["to"], row["outcome"]) for row in rows] == [("slow", "cancelled"), ("b", "completed")]

@@ -1,5 +1,7 @@
 """Routes for people and probes: what runs, load and unload, the list of models, logs, metrics, CORS."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
@@ -70,6 +72,11 @@ def test_operations_spell_all_keys_in_one_way(hotseat: Hotseat) -> None:
     assert [key for key in set().union(*map(keys, told)) if key != key.lower()] == []
 
 
+def waits(hotseat: Hotseat) -> dict[str, dict[str, Any]]:
+    fields = ("reason", "message", "expected_at", "behind")
+    return {row["model"]: {key: row[key] for key in fields} for row in hotseat.get("/api/queue").json()["queue"]}
+
+
 def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None:
     assert hotseat.get("/running").json()["running"] == []
     hotseat.ask("a")
@@ -89,6 +96,13 @@ def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None
     assert row["address"].startswith("http://127.0.0.1:")
     assert [(row["model"], row["count"]) for row in told["waiting"]] == [("b", 1)]
     assert told["workspaces"][0]["capacity"]["gpus"] == 1
+    eventually(lambda: waits(hotseat)["b"]["reason"] == "Batch")
+    why = waits(hotseat)
+    assert why["b"]["message"].startswith(
+        "a is resident and serves 1 request in flight; it ends its turn at the latest"
+    )
+    assert why["b"]["behind"] == ["a"]
+    assert why["a"] == {"reason": None, "message": None, "expected_at": None, "behind": []}
     long.leave()
     assert waiter.answer().by == "b"
     assert hotseat.running() == {"b": "ready"}
@@ -188,8 +202,8 @@ def test_metrics_after_known_demand_state(up: Up) -> None:
         eventually(lambda: hotseat.waiting("a"))
         now = hotseat.metrics()
     assert now["hotseat_requests_in_flight", "b"] == 1
-    assert now["hotseat_requests_waiting", "a"] == 1
-    assert 0 < now["hotseat_oldest_wait_seconds", "a"] < waited()
+    assert now["hotseat_queued_requests", "a"] == 1
+    assert 0 < now["hotseat_oldest_queued_request_seconds", "a"] < waited()
     assert now["hotseat_residents", "b", "ready", "default"] == 1
     with stopwatch() as second_load:
         left.leave()
@@ -207,24 +221,24 @@ def test_metrics_after_known_demand_state(up: Up) -> None:
         ("", "chat", "404"): 1,
     }
     switches = {
-        ("", "completed", "a"): 1,
-        ("a", "completed", "b"): 1,
-        ("b", "failed", "bad"): 1,
-        ("", "completed", "b"): 1,
-        ("b", "completed", "a"): 1,
+        ("", "completed", "demand", "a"): 1,
+        ("a", "completed", "demand", "b"): 1,
+        ("b", "failed", "demand", "bad"): 1,
+        ("", "completed", "demand", "b"): 1,
+        ("b", "completed", "demand", "a"): 1,
     }
     eventually(lambda: counted("hotseat_requests_total") == requests)  # counted once answered
     eventually(lambda: counted("hotseat_switches_total") == switches)
     after = hotseat.metrics()
     assert after["hotseat_model_failures_total", "bad", "ExitedWhileLoading"] == 1
-    assert after["hotseat_load_seconds_count", "a"] == 2
-    assert 0.2 <= after["hotseat_load_seconds_sum", "a"] < first_load() + second_load()
-    assert after["hotseat_switch_phase_seconds_count", "load", "b"] == 2
-    assert after["hotseat_request_seconds_count", "a"] == 3
-    assert after["hotseat_wait_seconds_count", "a"] == 2, "of those that had to wait"
-    assert after["hotseat_requests_waiting", "a"] == after["hotseat_requests_in_flight", "b"] == 0
+    assert after["hotseat_load_duration_seconds_count", "a"] == 2
+    assert 0.2 <= after["hotseat_load_duration_seconds_sum", "a"] < first_load() + second_load()
+    assert after["hotseat_switch_phase_duration_seconds_count", "load", "b"] == 2
+    assert after["hotseat_request_duration_seconds_count", "a"] == 3
+    assert after["hotseat_queue_wait_seconds_count", "a"] == 2, "of those that had to wait"
+    assert after["hotseat_queued_requests", "a"] == after["hotseat_requests_in_flight", "b"] == 0
     assert 5.0 <= after["hotseat_effective_max_wait_seconds", "default"] <= hotseat.longest_auto_wait()
-    assert after["hotseat_events_undelivered",] == 0
+    assert after["hotseat_events_undelivered_total",] == 0
 
 
 def test_what_is_refused_is_counted_too_without_a_model_where_none_is_known(up: Up) -> None:
@@ -244,7 +258,11 @@ def test_what_is_refused_is_counted_too_without_a_model_where_none_is_known(up: 
 
     def counted() -> set[str]:
         lines = hotseat.get("/metrics", **key).body.decode().splitlines()
-        return {line for line in lines if line.startswith(("hotseat_requests_total{", "hotseat_request_seconds_count"))}
+        return {
+            line
+            for line in lines
+            if line.startswith(("hotseat_requests_total{", "hotseat_request_duration_seconds_count"))
+        }
 
     wanted = {
         'hotseat_requests_total{model="",route="chat",status="400"} 2.0',

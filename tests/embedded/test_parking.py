@@ -62,13 +62,15 @@ def test_parked_models_are_counted_apart(up: Up) -> None:
     hotseat.wait_event("model.woken", "a")
     hotseat.wait_event("switch.completed", "a", count=2)
     metrics = hotseat.metrics()
-    assert metrics["hotseat_parked", "b", "default"] == 1
-    assert ("hotseat_parked", "a", "default") not in metrics
-    assert metrics["hotseat_parked_memory_bytes", "b", "default"] == sleeper["memory"]
+    assert metrics["hotseat_parked_instances", "b", "default"] == 1
+    assert ("hotseat_parked_instances", "a", "default") not in metrics
+    assert metrics["hotseat_parked_host_memory_bytes", "b", "default"] == sleeper["memory"]
     assert metrics["hotseat_residents", "a", "ready", "default"] == 1
     assert ("hotseat_residents", "b", "parked", "default") not in metrics
     assert metrics["hotseat_parks_total", "a", "completed"] == metrics["hotseat_wakes_total", "a", "completed"] == 1
-    assert metrics["hotseat_park_seconds_count", "b"] == metrics["hotseat_wake_seconds_count", "a"] == 1
+    assert (
+        metrics["hotseat_park_duration_seconds_count", "b"] == metrics["hotseat_wake_duration_seconds_count", "a"] == 1
+    )
     data = hotseat.wait_event("model.parked", "b")["data"]
     assert data["memory"] == sleeper["memory"]
     assert (
@@ -90,7 +92,7 @@ def test_a_parked_engine_says_whether_it_keeps_its_prompts(up: Up, kept: bool) -
     usage = hotseat.ask("a", said).json()["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == (4 if kept else 0)
     metrics = hotseat.metrics()
-    spared = [metrics.get((f"hotseat_prompt_cache_{each}_total", "a"), 0) for each in ("hits", "tokens_spared")]
+    spared = [metrics.get((f"hotseat_prompt_cache_{each}_total", "a"), 0) for each in ("hits", "reused_tokens")]
     assert spared == ([1, 4] if kept else [0, 0])
 
 

@@ -43,7 +43,7 @@ def test_a_pinned_model_keeps_its_seat_and_who_has_no_room_beside_it_is_told(hot
     assert (answer.status, answer.json()) == (200, {"model": "a", "state": "ready", "pinned": True})
     hotseat.wait_event("model.pinned", "a")
     assert [row["pinned"] for row in hotseat.get("/running").json()["running"] if row["model"] == "a"] == [True]
-    assert hotseat.metrics()["hotseat_pinned", "a", "default"] == 1
+    assert hotseat.metrics()["hotseat_pinned_models", "a", "default"] == 1
     began = time.monotonic()
     refused = hotseat.ask("b")
     assert (refused.status, refused.code) == (503, "pinned")
@@ -55,7 +55,7 @@ def test_a_pinned_model_keeps_its_seat_and_who_has_no_room_beside_it_is_told(hot
     assert hotseat.loads() == {"a": 1, "cpu": 1}
     assert hotseat.post("/api/models/a/unpin").json() == {"model": "a", "state": "ready", "pinned": False}
     assert hotseat.ask("b").by == "b"
-    assert ("hotseat_pinned", "a", "default") not in hotseat.metrics()
+    assert ("hotseat_pinned_models", "a", "default") not in hotseat.metrics()
 
 
 def test_a_pin_is_an_order_that_may_be_refused(hotseat: Hotseat) -> None:

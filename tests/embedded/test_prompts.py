@@ -44,7 +44,7 @@ def test_a_conversation_goes_on_where_it_was(up: Up) -> None:
     metrics = hotseat.metrics()
     for name in "ab":
         assert metrics["hotseat_prompt_cache_hits_total", name] == 1
-        assert metrics["hotseat_prompt_cache_tokens_spared_total", name] == 200
+        assert metrics["hotseat_prompt_cache_reused_tokens_total", name] == 200
     assert metrics["hotseat_prompt_cache_bytes", "a", "default"] == 201_000
     hotseat.wait_event("switch.completed", count=4)
     *_, phases = (event["data"]["phases"] for event in hotseat.events("switch.completed"))

@@ -95,7 +95,7 @@ def test_a_team_that_has_as_many_waiting_as_it_may_is_429_and_others_are_not(hot
 
 def test_a_body_that_no_memory_is_left_for_is_429_until_another_is_forwarded(hotseat: Hotseat, long: Call) -> None:
     def waiting() -> float:
-        return hotseat.metrics()["hotseat_requests_waiting_bytes", "default"]
+        return hotseat.metrics()["hotseat_queued_request_bytes", "default"]
 
     large = "x" * 3000
     calls = [held(hotseat, large), held(hotseat, "x")]

@@ -208,8 +208,8 @@ class Soak:
         return files + self.hotseat.get("/api/cache").json()["prompts"]
 
     def _counted(self) -> dict[tuple[str, ...], float]:
-        gauges = ("hotseat_requests_in_flight", "hotseat_requests_waiting", "hotseat_requests_waiting_bytes",
-                  "hotseat_residents", "hotseat_parked", "hotseat_pinned", "hotseat_oldest_wait_seconds")  # fmt: skip
+        gauges = ("hotseat_requests_in_flight", "hotseat_queued_requests", "hotseat_queued_request_bytes",
+                  "hotseat_residents", "hotseat_parked_instances", "hotseat_pinned_models", "hotseat_oldest_queued_request_seconds")  # fmt: skip
         return {key: value for key, value in self.hotseat.metrics().items() if key[0] in gauges and value}
 
     def _engines(self) -> list[str]:

@@ -52,6 +52,8 @@ def parts(command: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     part: list[str] = []
     for word in [*lexer, ";"]:
+        if not part and re.match(r"[A-Z][A-Z_]*=", word):  # a variable of the environment of the command
+            continue
         if set(word) <= set("|&;"):
             if part:
                 yield part
@@ -145,7 +147,7 @@ def test_values_on_the_pages_are_values_of_the_chart(block: Block) -> None:
         {**common, "kind": "Workspace", "metadata": {"name": "default"}, "spec": values.get("workspace", {})},
         *(
             {**common, "kind": "Model", "metadata": {"name": name}, "spec": spec}
-            for name, spec in values["models"].items()
+            for name, spec in values.get("models", {}).items()
         ),
     ]
     load_texts([Text("values.yaml", Path("/values.yaml"), Path("/"), yaml.safe_dump_all(made))])

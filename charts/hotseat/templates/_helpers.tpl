@@ -101,6 +101,14 @@ readinessProbe:
     port: 8080
     {{- end }}
   periodSeconds: 1
+livenessProbe:  # a process that has answered nothing for a minute
+  httpGet:
+    path: /health
+    {{- if eq $root.Values.services "Deployment" }}
+    port: 8080
+    {{- end }}
+  timeoutSeconds: 10
+  failureThreshold: 6
 {{- with (index $root.Values $component).resources }}
 resources:
   {{- toYaml . | nindent 2 }}
@@ -113,6 +121,25 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
   seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* A PodDisruptionBudget: (list $ "router"). Knative makes none, and its pods are replaced before they go. */}}
+{{- define "hotseat.disruption" }}
+{{- if eq (first .).Values.services "Deployment" }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: hotseat-{{ last . }}
+  labels:
+    {{- include "hotseat.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "hotseat.selector" (last .) | nindent 6 }}
+{{- end }}
 {{- end }}
 
 {{/* The Models, as a JSON list of objects with `name`. */}}

@@ -329,7 +329,7 @@ class WorkspaceSpec(Document):
     macros: dict[str, Annotated[str, Field(max_length=8192)]] = Field(
         default_factory=dict,
         max_length=1000,
-        description="Texts by name. `${name}` stands for one in command, args, env, stopCommand, url, source, image and health.path of the "
+        description="Texts by name. `${name}` stands for one in command, args, env, stopCommand, in paths and addresses of the "
         "Models of this Workspace, and in other macros.",
     )
 

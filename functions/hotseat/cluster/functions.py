@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from hotseat.api.units import Unreadable, parse_bytes, parse_duration
+from hotseat.api.units import Unreadable, format_bytes, parse_bytes, parse_duration
+from hotseat.cluster.demand_keys import DemandKeys, read_key
+from hotseat.control.history_store import DAYS, LEAST_SIZE, SIZE, HistorySettings
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
@@ -18,6 +20,7 @@ from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import MOST, Threads
 from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.tracing import TracingError, check_tracing
 
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ class FunctionSettings:
     namespace: str | None
     broker: str
     switcher: str
-    key: bytes
+    key: DemandKeys
     objects: ClusterSettings  # without a namespace. Its image is empty for that of the switcher's own pod
     port: int
     admin_port: int | None  # of the router; None: admin routes are on `port`
@@ -45,6 +48,7 @@ class FunctionSettings:
     cors: tuple[str, ...] = ()  # of the router: origins whose pages may send requests
     sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
+    history: HistorySettings | None = None  # of the router: what is kept over restarts; None: nothing
     capture: CaptureMode | None = None  # of the router: how bodies are captured; None: they are not
     scaler_port: int = 0  # of the switcher, for KEDA; 0: any
     scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
@@ -61,7 +65,8 @@ VARIABLES = {
     "K_SINK": "URL to send all events to as CloudEvents, beside the Broker or without one (default: none). A SinkBinding of "
     "Knative sets it.",
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
-    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
+    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key. It is read again when it "
+    "changes.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients: a list of keys with what each may do, or one key per line. It is read again "
     "when it changes. While there is none, the router requires no key.",
     "HOTSEAT_CORS_ORIGINS": "Origins whose web pages may send requests to the router, separated by commas. * allows any origin (default: "
@@ -101,6 +106,11 @@ VARIABLES = {
     "HOTSEAT_KEEPALIVE_TIMEOUT": "Time after which a connection without a request is closed (default 75s).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
+    "HOTSEAT_HISTORY": "File in which the router keeps events, switches and requests over restarts (SQLite), for /api/history. Each router "
+    "needs a file of its own, on a volume that outlives it (default: none).",
+    "HOTSEAT_HISTORY_DAYS": "Days after which they are deleted (default 7).",
+    "HOTSEAT_HISTORY_SIZE": "Maximum size of the file, with its write-ahead log. The oldest are deleted first (default 256Mi, at least "
+    "16Mi).",
     "HOTSEAT_CAPTURE": "Capture the bodies of requests and answers in the router's memory, for GET /api/captures/{id}: redacted "
     "(texts become their lengths) or full (default: not captured).",
     "PORT": "Port to listen on (default 8080).",
@@ -112,13 +122,15 @@ VARIABLES = {
 def read_settings() -> FunctionSettings:
     """Read the environment. Exit with a message if a required setting is missing."""
     env = os.environ
+    try:
+        check_tracing(env)
+    except TracingError as error:
+        sys.exit(str(error))
     key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
     try:
-        key = key_file.read_bytes().strip()
-    except OSError as error:
+        key = DemandKeys(read_key(key_file), key_file)
+    except (OSError, ValueError) as error:
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {error}")
-    if len(key) < 16:  # noqa: PLR2004
-        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     tls = Path(env.get("HOTSEAT_SCALER_TLS") or "/etc/hotseat/scaler")
     scaler_tls = tls if (tls / "tls.crt").exists() else None
@@ -159,10 +171,31 @@ def read_settings() -> FunctionSettings:
         ),
         cors=_names(env.get("HOTSEAT_CORS_ORIGINS", "")),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        history=_history(env.get("HOTSEAT_HISTORY", "")),
         capture=_read("HOTSEAT_CAPTURE", "", _capture_mode),
         scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),
         scaler_tls=scaler_tls,
     )
+
+
+def _history(path: str) -> HistorySettings | None:
+    days, size = (
+        _read("HOTSEAT_HISTORY_DAYS", str(DAYS), _days),
+        _read("HOTSEAT_HISTORY_SIZE", str(SIZE), _history_size),
+    )
+    return HistorySettings(Path(path).absolute(), days, size) if path not in ("", "off") else None
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 100_000):  # noqa: PLR2004
+        raise Unreadable("a number of days, at least 1")
+    return int(text)
+
+
+def _history_size(text: str) -> int:
+    if (size := parse_bytes(text)) < LEAST_SIZE:
+        raise Unreadable(f"a size of at least {format_bytes(LEAST_SIZE)}")
+    return size
 
 
 def _read(name: str, default: str, parse: Callable[[str], T]) -> T:

@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import urllib3
@@ -26,6 +26,9 @@ from hotseat.core.events import Emit, event_type, with_shown_names
 from hotseat.sources.base import redacted
 from hotseat.sources.http_client import explain
 
+if TYPE_CHECKING:
+    from hotseat.telemetry.spans import Tracing
+
 log = logging.getLogger(__name__)
 
 HISTORY = 1000
@@ -34,10 +37,11 @@ Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """All events of this process, numbered from 1. Thread-safe."""
+    """All events of this process, numbered from 1. Thread-safe. `tracing` makes the spans of switches, if there is one."""
 
-    def __init__(self, source: str = "") -> None:
+    def __init__(self, source: str = "", tracing: "Tracing | None" = None) -> None:
         self._source = source
+        self._tracing = tracing
         self._history: deque[tuple[int, Event]] = deque(maxlen=HISTORY)
         self._changed = threading.Condition()
         self._count = 0
@@ -63,6 +67,7 @@ class EventLog:
     def emit(self, workspace: str, epoch: int, emit: Emit) -> None:
         """Publish an event of a scheduler. Names in it are replaced by the names to show."""
         model = emit.subject
+        trace = {} if self._tracing is None else self._tracing.event(workspace, emit.type, emit.data)
         emit = with_shown_names(emit, self.shown_name)
         event: Event = {
             "specversion": "1.0",
@@ -73,6 +78,7 @@ class EventLog:
             **({"metadataname": model} if model else {}),
             "time": format_time(time.time(), "microseconds"),
             "epoch": epoch,
+            **trace,
             "datacontenttype": "application/json",
             "data": dict(emit.data),
         }
@@ -147,6 +153,11 @@ class HttpSink:
                 self.dropped += 1
             self._queue.append(event)
             self._changed.notify()
+
+    @property
+    def queued(self) -> int:
+        """Return the number of events that wait to be delivered."""
+        return len(self._queue)
 
     def close(self, timeout: float = 2.0) -> None:
         """Send the queued events, for at most `timeout` seconds."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.accelerator_seconds import Totals
 from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
@@ -364,6 +365,10 @@ class LocalWorkspaces(ModelRegistry):
     def memory(self) -> dict[str, int]:
         """Return by model the measured accelerator memory of its largest instance, in bytes."""
         return {name: size for handle in self._handles.values() for name, size in handle.scheduler.memory().items()}
+
+    def accelerator_seconds(self) -> dict[str, Totals]:
+        """Return by Workspace how long its instances held the accelerator."""
+        return {name: handle.accelerator_seconds.totals() for name, handle in self._handles.items()}
 
     def logs(self, model: str) -> LogView | None:
         """Return the log of a model's engine. None if its engine is external."""

@@ -17,7 +17,7 @@ from hotseat.control.request_names import RequestNames
 from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.events import Emit
-from hotseat.core.messages import InstanceState
+from hotseat.core.messages import InstanceState, Wait
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -48,6 +48,9 @@ class WorkspaceHandle(Protocol):
 
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if it is not known yet."""
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:
+        """Return by model why its requests wait. SHOWN returns the name of a model for messages."""
 
     def switches(self) -> Sequence[Switch]:
         """Return the known switches, oldest first."""
@@ -262,11 +265,11 @@ class ModelRegistry:
         """Whether a Model has this name."""
         return name in self._routes
 
-    def default(self) -> ModelRoute | None:
-        """Return the Model for requests that name none, if a Workspace has one."""
+    def default_name(self) -> str | None:
+        """Return the name of the Model for requests that name none, as its Workspace has it. None: there is none."""
         for handle in self.handles:
-            if not handle.retired and handle.workspace.spec.default_model:
-                return self._routes.get(handle.workspace.spec.default_model)
+            if not handle.retired and (name := handle.workspace.spec.default_model):
+                return name if name in self._routes else None
         return None
 
     def known_name(self, name: str, tag: str) -> str:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.accelerator_seconds import AcceleratorSeconds
 from hotseat.control.active_model import ActiveModel
 from hotseat.control.event_log import EventLog
 from hotseat.control.schedule_timer import ScheduleTimer
@@ -15,7 +16,7 @@ from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerHost, Schedu
 from hotseat.control.scheduling_spec import capacity_of, groups_of
 from hotseat.core.errors import Conflict, Unavailable
 from hotseat.core.events import Emit
-from hotseat.core.messages import InstanceState, Residency
+from hotseat.core.messages import InstanceState, Residency, Wait
 from hotseat.core.policy.api import Capacity, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
@@ -215,6 +216,8 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         self.workspace = workspace
         self.models: tuple[Model, ...] = ()
         self.capacity = capacity_of(workspace)
+        self.accelerator_seconds = AcceleratorSeconds(clock)
+        self._gpus: dict[str, int] = {}  # that an instance needs, by model
         self._events = events
         scheduler = SchedulerThread(workspace.name, policy, runtime, clock, self, residency=residency, stats=stats)
         super().__init__(scheduler, clock)
@@ -230,6 +233,10 @@ class WorkspaceController(ModelCommands, SchedulerHost):
     def effective_max_wait(self) -> float | None:
         """The bound on waiting in force, in seconds. None while no request is queued."""
         return self.scheduler.effective_max_wait
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:
+        """Return by model why its requests wait. SHOWN returns the name of a model for messages."""
+        return self.scheduler.waits(shown)
 
     def switches(self) -> tuple[Switch, ...]:
         """Return the known switches, oldest first."""
@@ -256,6 +263,10 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         if policy is not None:
             self.scheduler.set_policy(policy)
         self.workspace, self.models, self.capacity = workspace, tuple(models), capacity
+        self._gpus = {
+            **self._gpus,
+            **{m.name: m.spec.resources.gpus for m in self.models},
+        }  # a deleted one still leaves
         self._timer.configure(self.models, specs, capacity, groups_of(workspace), retry_failed=retry_failed)
         self._active_model.apply(workspace, self.models)
 
@@ -264,6 +275,11 @@ class WorkspaceController(ModelCommands, SchedulerHost):
     def emit(self, epoch: int, emit: Emit) -> None:
         """Publish an event of the scheduler."""
         self._events.emit(self.name, epoch, emit)
+
+    def stepped(self) -> None:
+        """Count the time since the last step."""
+        busy = {model for model, (_, _, in_flight) in self.scheduler.queue().items() if in_flight}
+        self.accelerator_seconds.update(self.scheduler.residency.residents, busy, self._gpus)
 
     def give_up(self) -> None:
         """End this process. The next one starts from what it observes."""

@@ -113,7 +113,8 @@ class AcceptedHead:
         """Raise Forbidden if the caller may not use the Model of a request with this body, or may not do with it what the body asks."""
         key, route, name = self.caller.key, self.route, body.model
         if not name and not key.has_all_models:
-            key.check_model(None, unnamed_model(registry, route, in_query=self.in_query).model.names)
+            target, default = unnamed_model(registry, route, in_query=self.in_query)
+            key.check_model(None, (*target.model.names, *([] if default is None else [default])))
         elif name:
             check_named_model(key, registry.known_name(name, route.tag), registry, switched=True)
         if route.unloads is not None and route.unloads(body.raw):

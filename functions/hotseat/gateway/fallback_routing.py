@@ -71,6 +71,7 @@ class RoutedRequest:
     ) -> None:
         """`capability`: None if every Model has it. Raise BadRequest if neither the Model nor a fallback supports the request."""
         self.route, self.requested_name = route, name
+        self.unnamed = False  # the client named no Model
         self.fallback_used: FallbackUsed | None = None
         self.began = time.monotonic()
         self._registry = registry
@@ -122,6 +123,11 @@ class RoutedRequest:
         wanted = header_value(self.fallback_used.wanted.shown_name)
         text = f"model={wanted}, fallback={name}, reason={self.fallback_used.reason.lower()}"
         return (*own, (HEADER, text))
+
+    @property
+    def position(self) -> int | None:
+        """The position in the queue when the request arrived, 1 for the next. None if it was not queued."""
+        return None if self._pending_request is None else self._pending_request.position
 
     @property
     def queue_headers(self) -> tuple[tuple[str, str], ...]:
@@ -362,17 +368,16 @@ class RoutedRequest:
     def _reroute(self) -> bool:
         """Route the request by its name with the current documents, with the time that it has waited."""
         try:
-            route = (
-                self._registry.default() if self.requested_name is None else self._registry.find(self.requested_name)
-            )
+            name = self._registry.default_name() if self.unnamed else self.requested_name
+            if name is None:
+                return False
+            route = self._registry.find(name)
         except UnknownModel:
-            return False
-        if route is None:
             return False
         self.finish()
         self._pending_request = None
         self._leave_servers()
-        self.route = route
+        self.route, self.requested_name = route, name
         self._visited += (route.model.name,)
         try:
             self._accept(self._submit_to(route, since=self.began))

@@ -15,6 +15,7 @@ from hotseat.gateway.http.connection import JOINED
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.inference import Inference, InferenceRequest
+from hotseat.gateway.request_traces import with_trace
 from hotseat.gateway.spool import Spool, SpooledForm
 
 
@@ -92,6 +93,8 @@ class FormRequest(InferenceRequest):
             upload=self._upload,
             judge=routed.judge,
         )
+        if self._trace is not None:
+            with_trace(call, self._trace)
         access, make = routed.route.access, relay.UploadExchange
         exchange_of = make if access is None else partial(reach, access, make, self._route.capability)
         sink = self._sink(routed)

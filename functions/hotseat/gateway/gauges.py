@@ -1,13 +1,17 @@
 """Gauges that are computed at each scrape, on one machine, at routers and at switchers."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hotseat.api.workspace import Workspace
+from hotseat.control.accelerator_seconds import Totals
+from hotseat.control.event_log import HttpSink
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.runtimes.local.gpu_figures import GpuFigures
 from hotseat.telemetry.metrics import Reading
 
 
@@ -27,11 +31,13 @@ def _of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     for route in registry.routes().values():
         name, gate = route.model.name, route.handle.gate
         now, ((waiting, _),) = time.monotonic(), gate.queues([name]).values()
-        yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
-        yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
+        yield Reading("hotseat_queued_requests", {"model": name}, waiting.count if waiting else 0)
+        yield Reading(
+            "hotseat_oldest_queued_request_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0
+        )
         yield Reading("hotseat_requests_in_flight", {"model": name}, gate.in_flight_of(name))
     for handle in registry.handles:
-        yield Reading("hotseat_requests_waiting_bytes", {"workspace": handle.name}, handle.gate.waiting_bytes())
+        yield Reading("hotseat_queued_request_bytes", {"workspace": handle.name}, handle.gate.waiting_bytes())
 
 
 def of_upstreams(registry: ModelRegistry) -> Iterator[Reading]:
@@ -51,18 +57,40 @@ def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Read
                 yield Reading("hotseat_accelerator_memory_bytes", {"model": name, "kind": kind}, figure)
 
 
+def of_gpus(gpus: Iterable[GpuFigures]) -> Iterator[Reading]:
+    """Yield the figures of GPUs that are known."""
+    for gpu in gpus:
+        labels = {"gpu": gpu.id, "uuid": gpu.uuid or ""}
+        for name, value in (
+            ("hotseat_gpu_memory_used_bytes", gpu.memory_used),
+            ("hotseat_gpu_memory_total_bytes", gpu.memory_total),
+            ("hotseat_gpu_utilization_ratio", gpu.utilization),
+            ("hotseat_gpu_temperature_celsius", gpu.temperature),
+            ("hotseat_gpu_power_watts", gpu.power),
+        ):
+            if value is not None:
+                yield Reading(name, labels, value)
+
+
 def of_instances(
     workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
 ) -> Iterator[Reading]:
     """Yield resident and parked instances of a Workspace, and its bound on waiting."""
+    states: Counter[tuple[str, str]] = Counter()  # several instances of one model are one value
+    parked: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
     for each in residents:
-        labels = {"workspace": workspace.name, "model": each.model}
         if each.state is not InstanceState.PARKED:
-            yield Reading("hotseat_residents", {**labels, "state": each.state.value}, 1)
+            states[each.model, each.state.value] += 1
             continue
-        yield Reading("hotseat_parked", labels, 1)
+        parked[each.model] += 1
         if each.memory is not None:
-            yield Reading("hotseat_parked_memory_bytes", labels, each.memory)
+            memory[each.model] += each.memory
+    for (model, state), count in states.items():
+        yield Reading("hotseat_residents", {"workspace": workspace.name, "model": model, "state": state}, count)
+    for name, counts in (("hotseat_parked_instances", parked), ("hotseat_parked_host_memory_bytes", memory)):
+        for model, count in counts.items():
+            yield Reading(name, {"workspace": workspace.name, "model": model}, count)
     bound = bound_in_force(workspace, effective_max_wait)
     if bound is not None:
         yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
@@ -83,4 +111,26 @@ def of_pins(workspace: Workspace, rows: Iterable[ModelStatus]) -> Iterator[Readi
     """Yield the pinned Models."""
     for row in rows:
         if row.pinned:
-            yield Reading("hotseat_pinned", {"workspace": workspace.name, "model": row.name}, 1)
+            yield Reading("hotseat_pinned_models", {"workspace": workspace.name, "model": row.name}, 1)
+
+
+def of_backoff(rows: Iterable[ModelStatus]) -> Iterator[Reading]:
+    """Yield the time until failed Models are tried again."""
+    now = time.monotonic()
+    for row in rows:
+        if row.retry_at is not None and row.retry_at > now:
+            yield Reading("hotseat_backoff_seconds", {"model": row.name}, row.retry_at - now)
+
+
+def of_accelerator(workspace: str, totals: Totals) -> Iterator[Reading]:
+    """Yield how long the instances of a Workspace held the accelerator."""
+    for name, seconds in (("resident", totals.resident), ("idle", totals.idle)):
+        for model, value in seconds.items():
+            yield Reading(f"hotseat_{name}_seconds_total", {"workspace": workspace, "model": model}, value)
+    yield Reading("hotseat_switching_gpu_seconds_total", {"workspace": workspace}, totals.switching)
+
+
+def of_sinks(sinks: Sequence[HttpSink]) -> Iterator[Reading]:
+    """Yield the events that wait for delivery, and those that could not be delivered."""
+    yield Reading("hotseat_events_queued", {}, sum(sink.queued for sink in sinks))
+    yield Reading("hotseat_events_undelivered_total", {}, sum(sink.dropped for sink in sinks))

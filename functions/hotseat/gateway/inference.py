@@ -28,6 +28,7 @@ from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.request_records import RequestRecords, request_record
+from hotseat.gateway.request_traces import error_type, request_end, waiting_place, with_trace
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
@@ -35,9 +36,11 @@ from hotseat.gateway.unnamed_model import unnamed_model
 from hotseat.gateway.wait_headers import with_keep_alive
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
+from hotseat.telemetry.tracing import RequestEnd
 
 if TYPE_CHECKING:
     from hotseat.telemetry.answer_figures import AnswerSample
+    from hotseat.telemetry.spans import RequestTrace, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Inference:
         records: RequestRecords,
         request_log: RequestLog | None = None,
         admin_port: int | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.registry = registry
         self.connections = connections
@@ -82,6 +86,7 @@ class Inference:
         self.records = records
         self.request_log = request_log
         self.admin_port = admin_port
+        self.tracing = tracing
         self.reconnector = relay.Reconnector(connections)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
 
@@ -117,6 +122,7 @@ class InferenceRequest:
         "_sent",
         "_started",
         "_timer",
+        "_trace",
         "_translation",
         "_waits",
         "max_body",
@@ -138,6 +144,7 @@ class InferenceRequest:
         self._model, self._number = "", 0  # the number is that in the records
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
+        self._trace: RequestTrace | None = None  # None: the request is not traced
         inference.concurrency.take()
         try:
             size = (request.length or 0) if held is None else held
@@ -145,6 +152,10 @@ class InferenceRequest:
         except HotseatError:
             inference.concurrency.give_back()
             raise
+        if inference.tracing is not None:
+            self._trace = inference.tracing.begin(
+                request.method, head.route.path, request.headers, request.listener.scheme
+            )
 
     # The body ---------------------------------------------------------------------------------------------------------
 
@@ -199,12 +210,17 @@ class InferenceRequest:
             requested = registry.known_name(requested, route.tag)
         if requested and (names := registry.names) is not None:
             requested = names.resolve(requested, route.capability)
-        target = registry.find(requested) if requested else unnamed_model(registry, route, in_query=self._head.in_query)
+        unnamed = not requested
+        if requested:
+            target = registry.find(requested)
+        else:
+            target, requested = unnamed_model(registry, route, in_query=self._head.in_query)
         self._model = target.shown_name
         if route.unloads is not None and self._unloads(route.unloads, target, body):
             self._unload(target, body)
             return
         self._routed = routed = RoutedRequest(registry, target, requested, route.capability, len(body.raw))
+        routed.unnamed = unnamed
         self._number, self._response.request_id = inference.records.begin(self, self._head.id_header)
         if inference.records.captures is not None:
             self._response.capture = bytearray()
@@ -230,8 +246,10 @@ class InferenceRequest:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
         if self._route.unloads is not None:
             options = with_keep_alive(options, body.raw)
+        if self._trace is not None:
+            self._trace.submit(partial(waiting_place, routed))
         if (body.model is None or self._head.in_query) and not self._loads(body):
-            why = UNNAMED_LOADS_NOTHING if routed.requested_name is None else GET_LOADS_NOTHING
+            why = UNNAMED_LOADS_NOTHING if routed.unnamed else GET_LOADS_NOTHING
             routed.submit_if_ready(options, why)
         else:
             routed.submit(options)
@@ -379,6 +397,8 @@ class InferenceRequest:
             encoded=encoded,
             judge=None if routed.attempts is None else routed.judge,
         )
+        if self._trace is not None:
+            with_trace(call, self._trace)
         if head.in_query:
             self._put_into_query(call)
         as_it_is = translation is None and routed.fallback_used is None and spec.response_model_name is _ENGINE
@@ -397,7 +417,8 @@ class InferenceRequest:
     def _sink(self, routed: RoutedRequest) -> ResponseSink:
         """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
         if self._translation is not None:
-            return TranslatedResponse(self._response, self._translation)
+            ids = None if self._trace is None else self._trace.ids
+            return TranslatedResponse(self._response, self._translation, ids)
         asked = None if self._body is None else self._body.model
         if routed.requested_model.spec.response_model_name is _ENGINE or not asked or self._route.upgrade:
             return self._response
@@ -419,6 +440,8 @@ class InferenceRequest:
         elif outcome.error is None:
             self._end(outcome.status or UPSTREAM_FAILED)
         elif self._response.ended:
+            if self._trace is not None:
+                self._trace.error = error_type(outcome.error)
             self._end(api_kind(outcome.error).status)
         else:
             error = outcome.error
@@ -535,11 +558,14 @@ class InferenceRequest:
             if (short := shortage(error)) is not None:
                 self._fail(short)
                 return
-            log.exception("internal error (a bug in hotseat): %s", self._route.path)
+            ids = None if self._trace is None else self._trace.ids
+            log.exception("internal error (a bug in hotseat): %s", self._route.path, extra=ids)
             self._fail(internal_error())
 
     def _fail(self, error: HotseatError) -> None:
         response = self._response
+        if self._trace is not None:
+            self._trace.error = error_type(error)
         if self._news is not None and response.begun and not response.ended:
             response.end_with_error(error)
         else:
@@ -569,15 +595,22 @@ class InferenceRequest:
         self._sent = b""
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
+            if self._trace is not None:
+                self._trace.end(RequestEnd(status, model=self._model))
             return
         routed.finish()
         name = routed.route.shown_name
-        inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
+        number, label, sample = self._number, self._route.label, self._sample
+        trace_id = None if self._trace is None else self._trace.trace_id
+        record = request_record(number, routed, label, self._started, seconds, status, sample, trace_id)
+        inference.metrics.request(name, label, status, seconds, routed.waited, record.ttft, trace_id)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
-        number, label, sample = self._number, self._route.label, self._sample
-        record = request_record(number, routed, label, self._started, seconds, status, sample)
         inference.records.end(record)
+        if self._trace is not None:
+            self._trace.end(
+                request_end(routed, self._route.capability, status, inference.records.id_of(number), sample)
+            )
         if inference.request_log is not None:
             inference.request_log.write(record)
         if body is not None and self._response.capture is not None:
@@ -596,7 +629,10 @@ class InferenceRequest:
         assert self._routed is not None  # noqa: S101
         sample = self._sample if self._exchange is None else self._exchange.sample
         seconds = time.monotonic() - self._started
-        return request_record(self._number, self._routed, self._route.label, self._started, seconds, 0, sample)
+        trace_id = None if self._trace is None else self._trace.trace_id
+        return request_record(
+            self._number, self._routed, self._route.label, self._started, seconds, 0, sample, trace_id
+        )
 
     def cancel(self, error: HotseatError) -> None:
         """End the request. The client gets `error`."""

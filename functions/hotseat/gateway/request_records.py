@@ -4,11 +4,14 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
+import msgspec
+
 from hotseat.api.units import format_time
+from hotseat.control.history_store import Kind, Row
 from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Cancelled, HotseatError, NotFound, shortened
@@ -17,7 +20,7 @@ from hotseat.gateway.captures import Captures
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.telemetry.answer_figures import AnswerSample
 from hotseat.telemetry.logs import RequestRecord
-from hotseat.telemetry.metrics import PROMPT_HITS, SPARED_TOKENS
+from hotseat.telemetry.metrics import PROMPT_HITS, REUSED_TOKENS
 
 KEPT = 100  # ended requests. Many more would push what serves requests out of the caches of the CPU
 HIT_SHARE = 2  # a conversation went on if at least this part (1/n) of its prompt was kept
@@ -43,8 +46,16 @@ class RequestRecords:
     The methods of the first section are for that thread, those of the second for any.
     """
 
-    def __init__(self, owner: LoopOwner, captures: Captures | None = None) -> None:
+    def __init__(
+        self,
+        owner: LoopOwner,
+        captures: Captures | None = None,
+        on_speed: Callable[[str, float], None] = lambda _model, _speed: None,
+    ) -> None:
+        """`on_speed` is called with the metadata.name and the tokens per second of each request whose tokens are counted."""
         self.captures = captures
+        self._on_speed = on_speed
+        self.on_end: Callable[[RequestRecord], None] | None = None  # gets each ended request, on the loop's thread
         self._owner = owner
         self._running: dict[int, RunningRequest] = {}
         self._ended: deque[RequestRecord] = deque(maxlen=KEPT)
@@ -71,6 +82,12 @@ class RequestRecords:
             self._uncounted.append(record)
             if len(self._uncounted) > KEPT:
                 self._count(self._uncounted.popleft())
+        if self.on_end is not None:
+            self.on_end(record)
+
+    def id_of(self, number: int) -> str:
+        """Return the id of a request."""
+        return f"{self._process}-{number}"
 
     def keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
         """Capture the bodies of a request that has ended."""
@@ -88,6 +105,11 @@ class RequestRecords:
             return list(islice(chain(running, ended), limit))
 
         return [self._row(registry, each) for each in self._owner.call(read)]
+
+    def history_rows(self, registry: ModelRegistry, record: RequestRecord) -> Iterator[Row]:
+        """Yield what the history stores of an ended request: the row of `rows`, without bodies."""
+        row = {**self._row(registry, record), "captured": False}
+        yield Row(Kind.REQUESTS, record.arrived + record.seconds, record.model, msgspec.json.encode(row).decode())
 
     def tokens(self) -> Mapping[tuple[str, str], int]:
         """Return the tokens so far, by metadata.name and kind, and the hits of prompts that were kept over a switch.
@@ -108,12 +130,14 @@ class RequestRecords:
 
     def _count(self, record: RequestRecord) -> None:
         measured = record.measured()
+        if speed := measured["tokens_per_second"]:
+            self._on_speed(record.model, speed)
         with self._lock:
             for kind in ("prompt", "cached", "completion"):
                 if found := measured[f"{kind}_tokens"]:
                     self._tokens[record.model, kind] += int(found)
             if record.kept_prompts and (cached := measured["cached_tokens"]):
-                self._tokens[record.model, SPARED_TOKENS] += int(cached)
+                self._tokens[record.model, REUSED_TOKENS] += int(cached)
                 self._tokens[record.model, PROMPT_HITS] += HIT_SHARE * cached >= (measured["prompt_tokens"] or 0)
 
     def cancel(self, name: str) -> None:
@@ -153,7 +177,7 @@ class RequestRecords:
     def _row(self, registry: ModelRegistry, record: RequestRecord) -> dict[str, Any]:
         state = "ended" if record.status else "waiting" if record.waited is None else "in_flight"
         return {
-            "id": f"{self._process}-{record.number}",
+            "id": self.id_of(record.number),
             "state": state,
             "model": registry.shown_name(record.model),
             "wanted": None if record.wanted is None else registry.shown_name(record.wanted),
@@ -165,6 +189,7 @@ class RequestRecords:
             "seconds": round(record.seconds, 4),
             "waited": None if record.waited is None else round(record.waited, 4),
             "retries": record.retries,
+            "trace_id": record.trace_id,
             **record.measured(),
             "captured": self.captures is not None and self.captures.has(record.number),
         }
@@ -178,6 +203,7 @@ def request_record(  # noqa: PLR0917 — called once for each request
     seconds: float,
     status: int,
     sample: AnswerSample | None,
+    trace_id: str | None = None,
 ) -> RequestRecord:
     """Return the record of a request that began at `started`, if it ended after so many seconds. Status 0: it goes on."""
     model, begun, used = routed.route.model.name, routed.dispatched, routed.fallback_used
@@ -202,6 +228,7 @@ def request_record(  # noqa: PLR0917 — called once for each request
         number,
         kept,
         routed.retries,
+        trace_id,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
@@ -58,9 +58,12 @@ class TranslatedResponse(ResponseFilter):
 
     _response: Response
 
-    def __init__(self, response: Response, translation: Translation) -> None:
+    def __init__(
+        self, response: Response, translation: Translation, trace_ids: Mapping[str, str] | None = None
+    ) -> None:
+        """`trace_ids`: attributes of log records. None: the request is not traced."""
         super().__init__(response)
-        self._translation = translation
+        self._translation, self._trace_ids = translation, trace_ids
         self._streams = response.begun
         self._status = _OK
         self._head = b""
@@ -134,7 +137,7 @@ class TranslatedResponse(ResponseFilter):
         try:
             return translate(data)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            log.warning("an engine's answer could not be translated", exc_info=error)
+            log.warning("an engine's answer could not be translated", exc_info=error, extra=self._trace_ids)
             raise UpstreamFailed(
                 "The engine's answer is not in the shape of OpenAI's API, so it cannot be translated."
             ) from error

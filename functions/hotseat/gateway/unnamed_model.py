@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from hotseat.gateway.accepted_head import Route
 
 
-def unnamed_model(registry: ModelRegistry, route: "Route", *, in_query: bool) -> ModelRoute:
-    """Return the default Model, or for a route that allows it the resident one. Raise BadRequest or Conflict if there is none."""
-    if (target := registry.default()) is not None:
-        return target
+def unnamed_model(registry: ModelRegistry, route: "Route", *, in_query: bool) -> tuple[ModelRoute, str | None]:
+    """Return the default Model and its name in the Workspace, or for a route that allows it the resident one, and None.
+
+    The name matters as that of a client does: of an adapter, or for filters. Raise BadRequest or Conflict if there is no such Model.
+    """
+    if (name := registry.default_name()) is not None:
+        return registry.find(name), name
     if route.resident:
-        return _resident_model(registry, route.capability)
+        return _resident_model(registry, route.capability), None
     where = "query" if in_query else "body"
     raise BadRequest(f"The request {where} has no `model`, and the Workspace has no defaultModel.", param="model")
 

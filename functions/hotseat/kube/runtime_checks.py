@@ -39,10 +39,10 @@ _OF_DEPLOYMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 RIGHTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     KNATIVE: {
         "serving.knative.dev/services": (*_READ, "create", "patch", "delete"),
-        "autoscaling.internal.knative.dev/podautoscalers": _READ,
+        "autoscaling.internal.knative.dev/podautoscalers": ("list", "watch"),
         "autoscaling.internal.knative.dev/podautoscalers/status": ("patch",),
         "autoscaling.internal.knative.dev/podautoscalers/finalizers": ("update",),
-        "networking.internal.knative.dev/serverlessservices": (*_READ, "create", "patch"),
+        "networking.internal.knative.dev/serverlessservices": ("list", "watch", "create", "patch"),
         "apps/deployments": (*_READ, "patch"),
         "apps/replicasets": ("list", "watch", "patch", "delete"),
     },

@@ -19,8 +19,18 @@ from hotseat.manifests.schema import default_of, part_at
 MAX_TEXT = 65536  # characters of a text with its macros
 # Fields of texts in which placeholders are filled in when an engine starts, as lists and in `env`.
 LATE_LISTS = ("command", "args", "stopCommand")
-# Other fields, in which macros are substituted only.
-EARLY: tuple[Path, ...] = (("source",), ("image",), ("url",), ("health", "path"))
+# Other fields, all of them paths or addresses, in which macros are substituted only. `*` stands for each item of a list.
+EARLY: tuple[Path, ...] = (
+    ("source",),
+    ("image",),
+    ("url",),
+    ("health", "path"),
+    ("failoverUrls", "*"),
+    ("loras", "*", "source"),
+    ("engineKey", "file"),
+    ("headers", "*", "file"),
+    ("tls", "caFile"),
+)
 _STARTS = (
     "command",
     "args",
@@ -153,17 +163,20 @@ class _Templates:
         if isinstance(given := spec.get("env"), list):
             result["env"] = [self._variable(each, index) for index, each in enumerate(given)]
         for path in EARLY:
-            self._replace(result, path)
+            if path[0] in result:
+                result[str(path[0])] = self._replaced(result[str(path[0])], path[:1], path[1:])
         return result
 
-    def _replace(self, spec: Json, path: Path) -> None:
-        *parents, last = path
-        for step in parents:
-            if not isinstance(spec.get(str(step)), dict):
-                return
-            spec[str(step)] = spec = dict(spec[str(step)])
-        if isinstance(text := spec.get(str(last)), str) and "${" in text:
-            spec[str(last)] = self._text(text, path, late=False)
+    def _replaced(self, value: Any, path: Path, below: Path) -> Any:
+        """Return a value with the texts made that are BELOW it. PATH is its own."""
+        if not below:
+            return self._text(value, path, late=False) if isinstance(value, str) and "${" in value else value
+        step, *rest = below
+        if step == "*" and isinstance(value, list):
+            return [self._replaced(item, (*path, index), tuple(rest)) for index, item in enumerate(value)]
+        if isinstance(value, dict) and step in value:
+            return {**value, step: self._replaced(value[step], (*path, step), tuple(rest))}
+        return value
 
     def _items(self, item: Any, path: Path) -> Iterator[Any]:
         """Yield an item of a list, or the words of the macro that it names."""

@@ -95,10 +95,14 @@ def _read(texts: Iterable[Text | Problem]) -> _Read:
 
 
 def _not_documented(found: list[Entry], documents: list[Entry]) -> list[Entry]:
-    """Return the Models that were found and that no document describes, without names that a document has."""
+    """Return the Models that were found and that no document describes, without names that a document has.
+
+    A virtual model has its name too: requests for it must not get to a file that happens to be called so.
+    """
     models = [entry for entry in documents if entry.kind == "Model"]
     taken = {entry.name for entry in models}
     taken |= {name for entry in models for name in entry.get("spec", "names") or () if isinstance(name, str)}
+    taken |= set(_virtual_names(documents))
     sources = (entry.get("spec", "source") for entry in models)
     used = {
         _absolute(source, entry.folder)
@@ -114,6 +118,15 @@ def _not_documented(found: list[Entry], documents: list[Entry]) -> list[Entry]:
             entry.data = {**entry.data, "spec": {**spec, "names": [name for name in names if name not in taken]}}
         left.append(entry)
     return left
+
+
+def _virtual_names(documents: list[Entry]) -> Iterator[str]:
+    """Yield the names of virtual models, also of invalid documents."""
+    for entry in documents:
+        stated = entry.get("spec", "virtualModels") if entry.kind == "Workspace" else None
+        for each in stated if isinstance(stated, list) else ():
+            if isinstance(each, dict) and isinstance(name := each.get("name"), str):
+                yield name
 
 
 def _validated(found: list[Entry], documents: list[Entry], *, appended: bool = False) -> Iterator[Problem]:

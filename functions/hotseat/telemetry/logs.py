@@ -21,6 +21,21 @@ from hotseat.telemetry.answer_figures import NO_FIGURES, AnswerSample
 log = logging.getLogger(__name__)
 
 
+TRACE_IDS = ("trace_id", "span_id")  # of the traced request that a record concerns: attributes of the record (`extra`)
+
+
+class TextLines(logging.Formatter):
+    """Formats each record as one line, with the trace that it concerns at its end."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — its name in the library
+        """Return the line for a record without its exception."""
+        ids = [f" {name}={value}" for name in TRACE_IDS if (value := getattr(record, name, None))]
+        return super().formatMessage(record) + "".join(ids)
+
+
 class JsonLines(logging.Formatter):
     """Formats each record as one JSON object."""
 
@@ -31,6 +46,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **{name: ids for name in TRACE_IDS if (ids := getattr(record, name, None))},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -40,8 +56,7 @@ class JsonLines(logging.Formatter):
 def set_up_logging(level: str, *, json_lines: bool) -> None:
     """Log records from `level` on to standard error. Call this once in a serving process."""
     handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    handler.setFormatter(JsonLines() if json_lines else plain)
+    handler.setFormatter(JsonLines() if json_lines else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
@@ -71,6 +86,7 @@ class RequestRecord:
     number: int = 0  # of the request, in this process
     kept_prompts: bool = False  # it waited for a switch after which its engine had prompts of before
     retries: int = 0  # how often it was sent again to a server of an external Model
+    trace_id: str | None = None  # None: it is not traced
 
     def measured(self) -> dict[str, int | float | None]:
         """Return the times and tokens of its answer, by their names in the log. Call it off the event loop."""
@@ -93,6 +109,7 @@ class RequestRecord:
         more = "" if self.tenant is None else f', "tenant": {_quoted(self.tenant)}'
         more += "" if self.wanted is None else f', "wanted": {_quoted(self.wanted)}'
         more += f', "retries": {self.retries}' if self.retries else ""
+        more += "" if self.trace_id is None else f', "trace_id": "{self.trace_id}"'
         more += "".join([f', "{name}": {value}' for name, value in self.measured().items() if value is not None])
         second = int(self.arrived)
         return (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher import app as switcher
 from hotseat.cluster.switcher import applied_objects, runtimes
@@ -32,7 +33,7 @@ from hotseat.runtimes.knative.runtime import KnativeRuntime
 from tests.fake_kube import NS, FakeCluster, _in, merged
 
 SETTINGS = FunctionSettings(
-    namespace=NS, broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat:1", ""),
+    namespace=NS, broker="", switcher="", key=DemandKeys(b"k" * 16), objects=ClusterSettings("hotseat:1", ""),
     port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
 )  # fmt: skip
 

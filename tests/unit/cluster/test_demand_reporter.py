@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.core.errors import NotFound
 from hotseat.core.messages import Demand
@@ -39,7 +40,7 @@ def client() -> Iterator[SwitcherClient]:
     handler = type("Handler", (_FirstRefuses,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield SwitcherClient("", f"http://127.0.0.1:{server.server_port}", b"0123456789abcdef")
+    yield SwitcherClient("", f"http://127.0.0.1:{server.server_port}", DemandKeys(b"0123456789abcdef"))
     server.shutdown()
     server.server_close()
 

@@ -20,7 +20,7 @@ OF_DEPLOYMENTS = {
 
 def rules(role: dict[str, Any]) -> dict[str, list[str]]:
     return {
-        f"{group}/{resource}": rule["verbs"]
+        "/".join((group, resource, *rule.get("resourceNames", []))): rule["verbs"]
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -42,6 +42,23 @@ def test_the_switcher_has_the_rights_that_it_uses_and_none_on_knative() -> None:
     assert rules(read(DEPLOYMENT / "role/role.yaml")) == OF_DEPLOYMENTS
 
 
+ROLES = [
+    path
+    for folder in ("knative", "deployment", "keda")
+    for path in sorted((DEPLOYMENT.parent / folder).rglob("*role*.yaml"))
+]
+
+
+@pytest.mark.parametrize("path", ROLES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_each_rule_says_what_it_is_for(path: Path) -> None:
+    """But for the first rule of a Role, which may be all that the Role is about."""
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if "- apiGroups:" in line and "rules:" not in lines[number - 1]:
+            block = [lines[number - 1], *lines[number : number + 3]]
+            assert any("#" in each for each in block), f"{path.name}:{number + 1} has no comment"
+
+
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
     kubectl = shutil.which("kubectl")
@@ -57,6 +74,8 @@ def test_what_is_applied_has_no_object_of_knative(rendered: list[dict[str, Any]]
         "ConfigMap/hotseat-settings",
         "Deployment/hotseat-router",
         "Deployment/hotseat-switcher",
+        "PodDisruptionBudget/hotseat-router",
+        "PodDisruptionBudget/hotseat-switcher",
         "Role/hotseat-router",
         "Role/hotseat-switcher",
         "Role/hotseat-switcher-deployments",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.app import SwitcherApp
@@ -24,7 +25,7 @@ class Home:
         monkeypatch.setattr(Kube, "connect", lambda: self.kube)
         self.app = SwitcherApp(
             FunctionSettings(
-                namespace=NS, broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat", "", "gpu"),
+                namespace=NS, broker="", switcher="", key=DemandKeys(b"k" * 16), objects=ClusterSettings("hotseat", "", "gpu"),
                 port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
             )
         )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher.app import SwitcherApp
 from hotseat.cluster.switcher.model_objects import read
@@ -56,7 +57,7 @@ def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
     monkeypatch.setattr(Kube, "connect", lambda: kube)
     return SwitcherApp(
         FunctionSettings(
-            namespace="test", broker="", switcher="", key=b"k" * 16, objects=ClusterSettings("hotseat", "", "gpu"),
+            namespace="test", broker="", switcher="", key=DemandKeys(b"k" * 16), objects=ClusterSettings("hotseat", "", "gpu"),
             port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
         )
     )  # fmt: skip

@@ -8,13 +8,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.switcher.http_api import MAX_BODY, create_http_api
-from hotseat.control.codec import demand_to_json, sign, to_rfc3339
+from hotseat.control.codec import demand_to_json, to_rfc3339
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.telemetry.metrics import Metrics
 
-KEY = b"0123456789abcdef"
+KEY = DemandKeys(b"0123456789abcdef")
 TAKEN = list[tuple[str, Demand, str, bool]]
 
 
@@ -44,7 +45,7 @@ def demand() -> Json:
     return demand_to_json("w", Demand("r1", 1, 0, {"a": QueuedDemand(1, time.monotonic())})) | {"pod": "router-0"}
 
 
-def headers(data: Json, key: bytes = KEY) -> dict[str, str]:
+def headers(data: Json, key: DemandKeys = KEY) -> dict[str, str]:
     return SwitcherClient("", "", key).event_headers("w", "demand.reported", data)
 
 
@@ -61,14 +62,14 @@ def test_a_signed_snapshot_is_taken_and_answered_202_with_nothing(inbox: FlaskCl
 def test_the_structured_form_of_an_event_is_understood_too(inbox: FlaskClient, taken: TAKEN) -> None:
     data = demand()
     event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "dev.hotseat.demand.reported.v1"}
-    body = event | {"signature": sign(KEY, data), "data": data}
+    body = event | {"signature": KEY.sign(data), "data": data}
     assert inbox.post("/", json=body, headers={"Content-Type": "application/cloudevents+json"}).status_code == 202
     assert taken[0][1].router == "r1"
 
 
 def test_demand_that_is_not_ours_is_refused_so_that_no_broker_tries_again(inbox: FlaskClient, taken: TAKEN) -> None:
     data = demand()
-    forged = headers(data, b"somebody else's key")
+    forged = headers(data, DemandKeys(b"somebody else's key"))
     assert inbox.post("/", json=data, headers=forged).status_code == 403
     unsigned = {k: v for k, v in headers(data).items() if k != "ce-signature"}
     assert inbox.post("/", json=data, headers=unsigned).status_code == 403
@@ -118,8 +119,8 @@ def order(**changes: Any) -> Json:
     return {"order": "load", "workspace": "w", "model": "a", "router": "r", "id": "1", "at": now, "wait": 0, **changes}
 
 
-def give(inbox: FlaskClient, what: Json, key: bytes = KEY) -> int:
-    return inbox.post("/orders", json=what, headers={"X-Hotseat-Signature": sign(key, what)}).status_code
+def give(inbox: FlaskClient, what: Json, key: DemandKeys = KEY) -> int:
+    return inbox.post("/orders", json=what, headers={"X-Hotseat-Signature": key.sign(what)}).status_code
 
 
 def test_an_order_is_carried_out_once(inbox: FlaskClient, orders: list[Json]) -> None:
@@ -127,16 +128,16 @@ def test_an_order_is_carried_out_once(inbox: FlaskClient, orders: list[Json]) ->
     assert give(inbox, what) == 200
     assert give(inbox, what) == 403  # caught and sent again
     assert give(inbox, order(id="2", at=to_rfc3339(time.monotonic() - 60))) == 403
-    assert give(inbox, order(id="3"), b"not the key, sorry") == 403
+    assert give(inbox, order(id="3"), DemandKeys(b"not the key, sorry")) == 403
     assert len(orders) == 1
 
 
 def test_a_read_is_signed_and_new(inbox: FlaskClient, orders: list[Json]) -> None:
-    def ask(key: bytes = KEY, age: float = 0.0) -> int:
+    def ask(key: DemandKeys = KEY, age: float = 0.0) -> int:
         query = {"read": "logs", "model": "a", "at": to_rfc3339(time.monotonic() - age)}
-        return inbox.post("/reads", json=query, headers={"X-Hotseat-Signature": sign(key, query)}).status_code
+        return inbox.post("/reads", json=query, headers={"X-Hotseat-Signature": key.sign(query)}).status_code
 
-    assert ask(b"not the key, sorry") == 403
+    assert ask(DemandKeys(b"not the key, sorry")) == 403
     assert ask(age=60) == 403
     assert inbox.post("/reads", json={"read": "logs"}).status_code == 403
     assert orders == []

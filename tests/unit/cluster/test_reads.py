@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router import reads
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.reads import EventFollower, RemoteLog
@@ -27,7 +28,7 @@ from hotseat.gateway.wsgi import create_gateway
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.telemetry.metrics import Metrics
 
-KEY = b"0123456789abcdef"
+KEY = DemandKeys(b"0123456789abcdef")
 PATIENCE = 10.0
 
 

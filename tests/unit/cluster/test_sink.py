@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import ECHO, HEARTBEAT, DemandReporter, SwitcherClient
 from hotseat.cluster.switcher import status_objects as statuses
-from hotseat.control.codec import signed
 from hotseat.control.event_log import HttpSink
 from hotseat.core.messages import Demand, QueuedDemand, Residency
 
 from . import fake_switcher
 from .fake_switcher import Home
 
-KEY = b"0123456789abcdef"
+KEY = DemandKeys(b"0123456789abcdef")
 
 
 class Server:
@@ -101,7 +101,7 @@ def test_a_router_sends_its_demand_to_the_sink_too(server: Server, broker: str) 
         assert headers["ce-type"] == "dev.hotseat.demand.reported.v1"
         assert headers["ce-source"] == "/namespaces/test/workspaces/w"
         assert (headers["ce-epoch"], headers["content-type"]) == ("7", "application/json")
-        assert signed(KEY, body, headers["ce-signature"])
+        assert KEY.signed(body, headers["ce-signature"])
         assert body["waiting"]["a"]["count"] == 1
     each.close()
     sink.close()

@@ -8,19 +8,22 @@ import pytest
 from hotseat.api.model import Model
 from hotseat.api.peers import Peer
 from hotseat.api.wildcards import name_for_engine
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
+from hotseat.control.codec import waits_to_json
 from hotseat.control.event_log import EventLog
 from hotseat.control.peers import models_of, without_conflicts
 from hotseat.core.errors import QueueFull, UnknownModel
+from hotseat.core.messages import Wait, WaitReason
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus
 
 
 @pytest.fixture
 def registry() -> Iterator[RemoteWorkspaces]:
-    switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    switcher_client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
     registry = RemoteWorkspaces("pod-1", switcher_client, lambda _address: None, EventLog())
     yield registry
     for handle in registry.handles:
@@ -79,6 +82,16 @@ def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     registry.apply(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
     assert registry.find("a").handle.status("a").pinned
+
+
+def test_why_a_model_waits_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(
+    registry: RemoteWorkspaces,
+) -> None:
+    waits = {"a": Wait(WaitReason.TURN, "b comes first", None, ("b",))}
+    registry.apply(document(None, waits=waits_to_json(waits)))
+    assert registry.find("a").handle.waits(registry.shown_name) == waits
+    registry.apply(document(None))
+    assert registry.find("a").handle.waits(registry.shown_name) == {}
 
 
 def test_nothing_is_dispatched_before_this_router_is_enrolled(registry: RemoteWorkspaces) -> None:
@@ -291,7 +304,7 @@ def test_models_of_peers_are_ready_beside_those_of_the_status(
 
 def test_servers_of_a_model_that_is_gone_are_forgotten() -> None:
     forgotten: list[str] = []
-    client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
     registry = RemoteWorkspaces("pod-1", client, forgotten.append, EventLog())
     spec = {"engine": "external", "url": "http://a:1", "failoverUrls": ["http://b:1", "http://c:1"]}
     row = {"name": "x", "state": "ready", "spec": spec}

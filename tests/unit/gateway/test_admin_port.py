@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from flask.testing import FlaskClient
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
@@ -32,7 +33,7 @@ PUBLIC = {
 
 
 def gateway(admin_port: int | None) -> Gateway:
-    client = SwitcherClient("", "", b"0123456789abcdef")
+    client = SwitcherClient("", "", DemandKeys(b"0123456789abcdef"))
     registry, events, connections = (
         RemoteWorkspaces("pod", client, lambda _: None, EventLog()),
         EventLog(),

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from hotseat.api.model import Capability, Model
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows
@@ -59,7 +60,7 @@ class World(RemoteWorkspaces):
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    switcher_client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
     world = World("pod-1", switcher_client, lambda _address: None, EventLog())
     yield world
     assert world.held() == 0, "every course was finished"

@@ -107,6 +107,17 @@ def test_a_fallback_has_its_own_filters(router: Router) -> None:
         router.connections.close()
 
 
+def test_a_request_without_a_model_is_as_one_by_the_name_of_the_default_model(router: Router) -> None:
+    with Engine(answers(sized(COMPLETION))) as engine:
+        router.ready("qwen", engine.address, filters=FILTERS)
+        handle = router.world.handles[0]
+        spec = handle.workspace.spec.model_copy(update={"default_model": "qwen:think"})
+        router.call(lambda: setattr(handle, "workspace", handle.workspace.model_copy(update={"spec": spec})))
+        assert ask(router, post({"messages": []})) == [200]
+        assert sent(engine)[0]["think"] == "name"
+        router.connections.close()
+
+
 def test_fields_of_forms_are_changed(router: Router) -> None:
     parts = [('name="model"', "qwen:think"), ('name="top_k"', "4"), ('name="file"; filename="a"', "sound")]
     raw = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.control.event_log import EventLog
 from hotseat.gateway import inference
@@ -33,7 +34,7 @@ class Router(Server):
 
     def __init__(self, loop: str, spool: Spool | None = None, keys: Keys | None = None, **more: Any) -> None:
         super().__init__(loop=loop)
-        client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+        client = SwitcherClient("", "http://127.0.0.1:9", DemandKeys(b"0123456789abcdef"))
         self.connections = Connections(self.owner)
         self.world = World("pod-1", client, self.connections.forget, EventLog(), self.owner)
         self.world.begin()
@@ -262,7 +263,7 @@ def test_what_clients_make_up_makes_no_metrics(router: Router) -> None:
     sent += [post(b"{", path=f"/v1/completions?{number}", key=str(number)) for number in range(30)]
     with Client(router, b"".join(sent)) as client:
         assert [client.answer()[0] for _ in sent] == [404] * 30 + [401] * 30
-    assert len(router.metrics.expose().decode().split("hotseat_requests_total{")) == 3
+    assert len(router.metrics.expose()[0].decode().split("hotseat_requests_total{")) == 3
 
 
 def test_a_large_body_is_parsed_elsewhere_and_arrives_whole_under_the_name_that_its_engine_has(router: Router) -> None:

@@ -273,9 +273,9 @@ def test_the_part_of_a_wait_in_which_its_model_was_switched_to(switches: list[Sw
 @pytest.mark.parametrize(
     ("more", "held", "answer", "counted"),
     [
-        ({"restored": 100}, True, (200, 150), {"hits": 1, "tokens_spared": 150}),
-        ({"woken": True}, True, (200, 150), {"hits": 1, "tokens_spared": 150}),
-        ({"restored": 100}, True, (200, 3), {"hits": 0, "tokens_spared": 3}),  # another conversation
+        ({"restored": 100}, True, (200, 150), {"hits": 1, "reused_tokens": 150}),
+        ({"woken": True}, True, (200, 150), {"hits": 1, "reused_tokens": 150}),
+        ({"restored": 100}, True, (200, 3), {"hits": 0, "reused_tokens": 3}),  # another conversation
         ({"woken": True}, True, (200, 0), {}),  # the cache was lost
         ({}, True, (200, 150), {}),  # of a request that the same engine answered before
         ({"restored": 100}, False, (200, 150), {}),

@@ -142,6 +142,18 @@ def test_each_is_a_model_of_llama_cpp_with_the_defaults_of_the_workspace(folder:
     assert load(Inputs((file,), (folder,)), known=manifest) is manifest
 
 
+def test_a_virtual_model_keeps_its_name(folder: Path) -> None:
+    put(folder, "fast.gguf", "big/fast-2.gguf", "plain.gguf")
+    file = folder.parent / "documents.yaml"
+    members = "members: [{model: plain}]"
+    file.write_text(
+        "apiVersion: hotseat.dev/v1alpha1\nkind: Workspace\nmetadata: {name: default}\nspec:\n  virtualModels:\n"
+        f"  - {{name: fast, {members}}}\n  - {{name: fast-2, {members}}}\n"
+    )
+    found = {model.name: model.spec.names for model in load(Inputs((file,), (folder,))).models}
+    assert found == {"big": ("big",), "plain": ()}
+
+
 def test_a_projector_is_an_argument_after_the_default_ones(folder: Path) -> None:
     put(folder, "v/model.gguf", "v/mmproj-F16.gguf")
     file = folder.parent / "documents.yaml"

@@ -189,6 +189,24 @@ def test_macros_stand_in_texts_and_in_other_macros(read: Any) -> None:
     assert spec_of(read, "{engine: external, url: 'http://${box}:80'}", MACROS).url == "http://gpu-box:80"
 
 
+def test_macros_stand_in_all_paths_and_addresses(read: Any) -> None:
+    far = spec_of(
+        read,
+        "{engine: external, url: 'https://${box}', failoverUrls: ['https://a', 'https://${box}:2'], "
+        "engineKey: {file: '${models}/key'}, headers: [{name: A, value: '${box}'}, {name: B, file: '${models}/b'}], "
+        "tls: {caFile: '${models}/ca.pem'}}",
+        MACROS,
+    )
+    assert (far.failover_urls, far.tls.ca_file) == (("https://a", "https://gpu-box:2"), "/data/models/ca.pem")
+    assert far.engine_key.file == "/data/models/key"
+    assert [each.value or each.file for each in far.headers] == ["${box}", "/data/models/b"], "a secret is as it is"
+    near = spec_of(read, "{engine: vllm, source: /m, loras: [{name: x, source: '${models}/x'}]}", MACROS)
+    assert near.loras[0].source == "/data/models/x"
+    found = problem(read, "{engine: vllm, source: /m, loras: [{name: x, source: '${modles}/x'}]}", MACROS)
+    assert found.field == "spec.loras[0].source"
+    assert "did you mean ${models}?" in str(found)
+
+
 def test_the_words_of_a_macro_are_items_of_their_own(read: Any) -> None:
     spec = spec_of(read, "{engine: custom, command: ['${words:server}', --more]}", MACROS)
     assert spec.command == ("serve", "--port", "{port}", "--file", "/data/models/a b.gguf", "--more")

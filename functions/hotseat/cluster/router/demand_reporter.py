@@ -5,18 +5,22 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.coalesce import CoalescingWorker
-from hotseat.control.codec import demand_to_json, sign, to_rfc3339
+from hotseat.control.codec import demand_to_json, to_rfc3339
 from hotseat.control.event_log import Event
 from hotseat.core.errors import NotFound, Unavailable
 from hotseat.core.events import event_type
 from hotseat.core.messages import Demand
+
+if TYPE_CHECKING:
+    from hotseat.telemetry.spans import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,13 @@ class SwitcherClient:
     """
 
     def __init__(
-        self, broker: str, switcher: str, key: bytes, *, source: str = "", sink: Callable[[Event], None] | None = None
+        self,
+        broker: str,
+        switcher: str,
+        key: DemandKeys,
+        *,
+        source: str = "",
+        sink: Callable[[Event], None] | None = None,
     ) -> None:
         self.broker = broker
         self.switcher = switcher.rstrip("/")
@@ -45,7 +55,8 @@ class SwitcherClient:
         self._http = urllib3.PoolManager(retries=False, maxsize=_CONNECTIONS)
 
     def _event(self, workspace: str, kind: str, data: Json) -> Event:
-        """Return a signed event."""
+        """Return a signed event. It belongs to the first of the traces that its data has."""
+        traces = Json(data.get("traces") or {})
         return {
             "specversion": "1.0",
             "id": uuid.uuid4().hex,
@@ -54,7 +65,8 @@ class SwitcherClient:
             "time": format_time(time.time()),
             "epoch": data.get("seen_epoch", 0),
             "datacontenttype": "application/json",
-            SIGNATURE: sign(self._key, data),
+            SIGNATURE: self._key.sign(data),
+            **({"traceparent": next(iter(traces.values()))} if traces else {}),
             "data": data,
         }
 
@@ -100,7 +112,7 @@ class SwitcherClient:
         return answer
 
     def _post_signed(self, path: str, data: Json, timeout: float | None) -> tuple[int, Json]:
-        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, data)}
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": self._key.sign(data)}
         limit = urllib3.Timeout(connect=_TIMEOUT, read=timeout)
         try:
             status, body = self._request(f"{self.switcher}/{path}", data, headers, limit)
@@ -147,16 +159,24 @@ class DemandReporter(CoalescingWorker):
     Without a Broker, reports go to the switcher directly. Else they go through the Broker, and the Workspace's status has the
     last snapshot that arrived that way, as an echo. If a router with queued requests sees no echo within half a second, it
     also sends to the switcher directly, until echoes arrive again.
-    `pod` is the name of this process's pod.
+    `pod` is the name of this process's pod. `tracing`: None if requests are not traced.
     `enrolled`: the switcher knows this router. `broker_ok`: snapshots arrive through the Broker, as far as is known.
     """
 
-    def __init__(self, workspace: str, pod: str, switcher_client: SwitcherClient, demand: Callable[[], Demand]) -> None:
+    def __init__(
+        self,
+        workspace: str,
+        pod: str,
+        switcher_client: SwitcherClient,
+        demand: Callable[[], Demand],
+        tracing: "Tracing | None" = None,
+    ) -> None:
         super().__init__(f"demand of {workspace}", self.report)
         self._workspace = workspace
         self._pod = pod
         self._switcher_client = switcher_client
         self._demand = demand
+        self._tracing = tracing
         self._snapshot = Json()  # the newest
         self._awaited: tuple[int, float] | None = None  # the oldest snapshot without an echo, and when it was sent
         self.enrolled = False
@@ -191,6 +211,8 @@ class DemandReporter(CoalescingWorker):
         interval = ECHO / 2 if self._awaited is not None or not self.enrolled else HEARTBEAT
         demand = self._demand()
         self._snapshot = demand_to_json(self._workspace, demand) | {"pod": self._pod}
+        if self._tracing is not None and (traces := self._tracing.demand(self._workspace)):
+            self._snapshot["traces"] = traces  # by model: of the request that asks for it
         self._switcher_client.to_sink(self._workspace, KIND, self._snapshot)
         now = time.monotonic()
         if not demand.waiting or not self._switcher_client.broker:  # without a Broker there is no echo to wait for

@@ -4,8 +4,9 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
@@ -34,7 +35,15 @@ from hotseat.core.messages import (
     workspace_of,
 )
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.gauges import of_instances, of_pins, of_prompts, with_shown_names
+from hotseat.gateway.gauges import (
+    of_accelerator,
+    of_backoff,
+    of_instances,
+    of_pins,
+    of_prompts,
+    of_sinks,
+    with_shown_names,
+)
 from hotseat.kube import pods
 from hotseat.kube.adoption import NAME_CONFLICT
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
@@ -58,6 +67,7 @@ from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
 from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +89,17 @@ class SwitcherApp:
         image = settings.objects.image or own_image(self._kube, settings.pod)
         self._settings = replace(settings.objects, image=image, namespace=namespace)
         self._identity = settings.pod
-        self._events = EventLog(f"/namespaces/{namespace}")
+        self._tracing = start_tracing("hotseat-switcher")
+        self._events = EventLog(f"/namespaces/{namespace}", self._tracing)
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
         self._events.subscribe(self._metrics.event)
         self._has_broker = bool(settings.broker)
         self._sinks = [HttpSink(url) for url in (settings.broker_of(namespace), settings.sink) if url]
         for sink in self._sinks:
             self._events.subscribe(sink)
-        self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
+        self._worker = CoalescingWorker(
+            "documents", self._reconcile, expected=KubeError, paused=True, measured=self._measured("documents")
+        )
         self._versions: dict[str, tuple[object, ...]] = {}
         self._closed = False
         self._controllers: dict[str, ClusterWorkspace] = {}
@@ -112,7 +125,7 @@ class SwitcherApp:
             scaler_port=settings.scaler_port,
             scaler_tls=settings.scaler_tls,
         )
-        self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
+        self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses, self._measured("model_status"))
         self._autoscalers = Autoscalers(self._kube, namespace)
         self._adoption_problems = AdoptionProblems(self._status_writer.warn)
         self._events.subscribe(self._record_event)
@@ -128,17 +141,20 @@ class SwitcherApp:
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
+        self._demand_key = settings.key
         self.gateway = create_http_api(
-            settings.key,
+            self._demand_key,
             self._report_demand,
             commands.execute,
             lambda: not self._closed,
             self._metrics,
+            on_traces=None if self._tracing is None else self._tracing.demand_reported,
             on_read=RemoteReads(self._runtime.logs, self._events, lambda: self._leading and not self._closed).read,
         )
 
     def begin(self) -> None:
         """Start the election. The switcher works once it leads."""
+        self._demand_key.watch()
         self._leader.start()
 
     def reload(self) -> None:
@@ -157,6 +173,8 @@ class SwitcherApp:
         self._leader.close()
         for sink in self._sinks:
             sink.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     # Leading --------------------------------------------------------------------------------------------------------------
 
@@ -299,6 +317,7 @@ class SwitcherApp:
             namespace=self.namespace,
             on_step=self._status_writer.mark,
             on_residency=self._runtime.residency_changed,
+            on_reconciled=self._measured("workspace_status"),
             has_broker=self._has_broker,
         )
 
@@ -461,14 +480,22 @@ class SwitcherApp:
         found = self._documents.workspaces.get(model.spec.workspace)
         return in_workspace(self._settings, found.workspace if found else None)
 
+    def _measured(self, kind: str) -> Callable[[float], None]:
+        """Return what counts the durations of a kind of reconciliation."""
+        return partial(self._metrics.reconciled, kind)
+
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):
             yield from of_instances(
                 controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
-            yield from of_pins(controller.workspace, controller.scheduler.status())
+            rows = controller.scheduler.status()
+            yield from of_pins(controller.workspace, rows)
+            yield from of_backoff(rows)
+            yield from of_accelerator(controller.name, controller.accelerator_seconds.totals())
         yield from of_prompts(self._runtime.prompt_sizes())
-        yield Reading("hotseat_events_undelivered", {}, sum(sink.dropped for sink in self._sinks))
+        yield from of_sinks(self._sinks)
+        yield Reading("hotseat_leader", {}, int(self._leading and not self._closed))
 
 
 def _exit() -> None:

@@ -13,10 +13,11 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from hotseat.api.model import PINNED
 from hotseat.api.types import Json
+from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SIGNATURE
 from hotseat.cluster.switcher.model_objects import ADOPTED, ModelObjects
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
-from hotseat.control.codec import demand_from_json, from_rfc3339, signed
+from hotseat.control.codec import demand_from_json, from_rfc3339
 from hotseat.control.workspace_controller import ModelCommands
 from hotseat.core.errors import BadRequest, Forbidden, HotseatError, TooLarge, Unavailable, UnknownModel
 from hotseat.core.events import event_type
@@ -107,22 +108,26 @@ MAX_BODY = 2**20  # bytes; the whole body is read to check its signature, and ev
 COMMAND_AGE = 30.0  # seconds after which a command is refused, as it may be a replay
 
 OnCommand = Callable[[Json], Json]
+OnTraces = Callable[
+    [str, str, Mapping[str, str]], None
+]  # Workspace, router, and by model the `traceparent` of a request
 OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, whether through the Broker
 
 
 def create_http_api(
-    key: bytes,
+    key: DemandKeys,
     on_demand: OnDemand,
     on_command: OnCommand,
     ready: Callable[[], bool],
     metrics: Metrics,
     *,
     on_read: OnCommand,
+    on_traces: OnTraces | None = None,
 ) -> Flask:
-    """Build the application."""
+    """Build the application. `on_traces` is called before `on_demand`, if requests are traced."""
     app = Flask("hotseat-switcher")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.register_blueprint(_router_routes(key, on_demand, on_command, on_read))
+    app.register_blueprint(_router_routes(key, on_demand, on_command, on_read, on_traces))
     app.register_blueprint(_operator_routes(ready, metrics))
 
     @app.errorhandler(HotseatError)
@@ -140,7 +145,9 @@ def create_http_api(
     return app
 
 
-def _router_routes(key: bytes, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand) -> Blueprint:
+def _router_routes(
+    key: DemandKeys, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand, on_traces: OnTraces | None
+) -> Blueprint:
     blueprint = Blueprint("routers", __name__)
     recent = _RecentIds()
 
@@ -150,12 +157,15 @@ def _router_routes(key: bytes, on_demand: OnDemand, on_command: OnCommand, on_re
         kind, signature, data = _read_event()
         if kind != DEMAND:
             return "", 202  # another application's event
-        if not signed(key, data, signature):
+        if not key.signed(data, signature):
             raise Forbidden("the demand has no valid signature")
         try:
             workspace, demand = demand_from_json(data)
         except ValueError as error:
             raise BadRequest(str(error)) from error
+        if on_traces is not None:
+            traces = data.get("traces")
+            on_traces(workspace, demand.router, traces if isinstance(traces, dict) else {})
         on_demand(workspace, demand, str(data.get("pod", "")), through_broker)
         return "", 202
 
@@ -186,15 +196,16 @@ def _operator_routes(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/metrics")
     def metrics_text() -> Response:
-        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        body, content_type = metrics.expose(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
 
     return blueprint
 
 
-def _read_signed(key: bytes) -> Json:
+def _read_signed(key: DemandKeys) -> Json:
     """Return the body of the request. Raise Forbidden unless it is signed, and was signed lately."""
     body = request.get_json(force=True, silent=True)
-    if not isinstance(body, dict) or not signed(key, body, request.headers.get("X-Hotseat-Signature", "")):
+    if not isinstance(body, dict) or not key.signed(body, request.headers.get("X-Hotseat-Signature", "")):
         raise Forbidden("the command has no valid signature")
     if abs(time.monotonic() - from_rfc3339(body["at"])) > COMMAND_AGE:
         raise Forbidden(f"the command is older than {COMMAND_AGE:.0f} s")

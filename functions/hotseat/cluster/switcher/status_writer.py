@@ -1,12 +1,12 @@
 """Writes what people see of Models and Workspaces: statuses, state labels and Kubernetes Events."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.coalesce import CoalescingWorker
+from hotseat.coalesce import CoalescingWorker, Measured, unmeasured
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import ENDPOINT, EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
@@ -16,24 +16,36 @@ RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the
 class StatusWriter(CoalescingWorker):
     """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only.
 
-    `written` is called after each write.
+    `written` is called after each write, `measured` with the seconds that each has taken. Fields that are `only_along` are written with
+    others only: they change with time.
+
     """
 
     def __init__(
-        self, kube: Kube, path: str, build: Callable[[], Json], written: Callable[[], None] = lambda: None
+        self,
+        kube: Kube,
+        path: str,
+        build: Callable[[], Json],
+        written: Callable[[], None] = lambda: None,
+        measured: Measured = unmeasured,
+        *,
+        only_along: Collection[str] = (),
     ) -> None:
-        super().__init__(f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True)
+        super().__init__(
+            f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True, measured=measured
+        )
         self._kube = kube
         self._path = path
         self._build = build
         self._notify = written
+        self._only_along = only_along
         self._written: Json = {}
 
     def write(self) -> None:
         """Write what has changed. Raise KubeError if it cannot be written; a deleted object is ignored."""
         status = self._build()
         changed = {key: value for key, value in status.items() if self._written.get(key, ...) != value}
-        if not changed:
+        if changed.keys() <= set(self._only_along):
             return
         try:
             self._kube.merge(self._path, {"status": changed})
@@ -56,6 +68,8 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
 }
 
+_STEPS = ("drain", "save", "release", "load", "restore")
+
 _ENDPOINT = (
     "Send requests to the router (hotseat-router). "
     "The URL of this Service does not load the model, and bypasses the queue and the API keys."
@@ -66,11 +80,19 @@ View = tuple[Mapping[str, Json], Mapping[str, str]]  # statuses by Model, states
 
 
 class ModelStatusWriter(CoalescingWorker):
-    """Writes statuses of Models, state labels and Kubernetes Events. `view` returns statuses by Model, and states by path."""
+    """Writes statuses of Models, state labels and Kubernetes Events. `view` returns statuses by Model, and states by path.
 
-    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
+    `measured` is called with the seconds that each write has taken.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View], measured: Measured = unmeasured) -> None:
         super().__init__(
-            "statuses of Models", self._write, retry=(EVENT_RETRY, EVENT_RETRY), expected=KubeError, paused=True
+            "statuses of Models",
+            self._write,
+            retry=(EVENT_RETRY, EVENT_RETRY),
+            expected=KubeError,
+            paused=True,
+            measured=measured,
         )
         self._kube = kube
         self._namespace = namespace
@@ -153,6 +175,10 @@ def _message(reason: str, data: Mapping[str, Any]) -> str:
     left = ", ".join(data.get("from", ())) or "nothing"
     phases = data.get("phases") or {}
     took = f" in {phases['total']:.2f} s" if "total" in phases else ""
+    parts = [f"{phase} {phases[phase]:.2f} s" for phase in _STEPS if phases.get(phase)]
+    took += f" ({', '.join(parts)})" if took and parts else ""
+    if reason == "SwitchStarted":
+        took = f" ({data.get('reason')}, {data.get('waiting')} queued)"
     why = f": {data['message']}" if data.get("message") else ""
     return f"{reason}: {left} → {data.get('to')}{took}{why}"
 

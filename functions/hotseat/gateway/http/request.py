@@ -22,14 +22,14 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Listener:
-    """A listening socket: its address and port, and heads of requests that have come on it.
+    """A listening socket: its address, port and scheme, and heads of requests that have come on it.
 
     Most requests of a client differ in nothing but the length of the body. So a head is parsed once: it is known by its bytes
     without that number.
     """
 
-    def __init__(self, address: str, port: int) -> None:
-        self.address, self.port = address, port
+    def __init__(self, address: str, port: int, scheme: str = "http") -> None:
+        self.address, self.port, self.scheme = address, port, scheme
         self._heads = KnownHeads[Request](KNOWN_HEADS, KNOWN_HEAD)
 
     def find(self, head: bytes) -> "Request | None":

@@ -38,7 +38,7 @@ class HttpServer:
     ) -> None:
         self.loop, self.service, self.limits, self._tls = loop, service, limits, tls
         self.closing = False
-        self._listeners = {sock: _listener(sock) for sock in listeners}
+        self._listeners = {sock: _listener(sock, tls) for sock in listeners}
         self._all: set[ClientConnection] = set()
         self._waiting: dict[ClientConnection, None] = {}  # for their clients, the longest waiting first
         self._sweeper: TimerHandle | None = None
@@ -203,9 +203,9 @@ class HttpServer:
             self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
 
-def _listener(sock: socket.socket) -> Listener:
+def _listener(sock: socket.socket, tls: ListenerTls | None) -> Listener:
     name = sock.getsockname()
-    return Listener(str(name[0]), int(name[1]))
+    return Listener(str(name[0]), int(name[1]), "http" if tls is None else "https")
 
 
 def _refuse(sock: socket.socket, error: HotseatError) -> None:

@@ -487,8 +487,10 @@ def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
 
 
 def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
+    guard = ReplicaSetGuard(home.kube, NS, home.runtime._informers)
+    await_true(lambda: guard.hold("a-00001") or guard.is_held("a-00001"))  # then the watch has it
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS, home.runtime._informers).suspend("a-00001")
+    guard.suspend("a-00001")
     assert frozen(home)
     home.again()
     assert not frozen(home)
