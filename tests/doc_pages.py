@@ -118,7 +118,8 @@ def blocks(page: Path) -> list[Block]:
 
 def normal(line: str) -> str:
     """A line without what differs from run to run."""
-    return re.sub(r"\b[0-9a-f]{6}\b|\d+(\.\d+)?", "0", " ".join(line.split()))
+    plain = re.sub(r"\b(\d+(\.\d+)?(ms|[smhd]))+\b", "0s", " ".join(line.split()))
+    return re.sub(r"\b[0-9a-f]{6}\b|\d+(\.\d+)?", "0", plain)
 
 
 def differs(shown: list[str], output: str) -> str:
