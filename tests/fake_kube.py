@@ -4,11 +4,13 @@ Objects lie by path. Controllers act at once, inside the write that gives them s
 do is done by a test (`bind`, `run`, `serve`, `end` …), or, with `lively`, as soon as there is something to do.
 """
 
+import builtins
 import copy
 import itertools
 import threading
 import time
 from collections.abc import Iterator
+from typing import Self
 from urllib.parse import urlsplit
 
 from hotseat.api.types import Json
@@ -87,6 +89,13 @@ class FakeKube:
                 if _in(at, path) and _fits(each, query.get("labelSelector", ""))
             ]
             return {"items": copy.deepcopy(items), "metadata": {"resourceVersion": str(self._last)}}
+
+    def list(self, path: str, **query: str) -> tuple[builtins.list[Json], str]:
+        found = self.get(path, **query)
+        return found["items"], found["metadata"]["resourceVersion"]
+
+    def within(self, _seconds: float) -> Self:
+        return self
 
     def find(self, path: str) -> Json | None:
         with self.changed:

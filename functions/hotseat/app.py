@@ -7,14 +7,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.active_profiles import ActiveProfiles
 from hotseat.control.event_log import EventLog, HttpSink, Listener
+from hotseat.control.history_recorder import HistoryRecorder
+from hotseat.control.history_store import HistorySettings, HistoryStore
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
@@ -33,6 +36,7 @@ from hotseat.manifests.files import Debouncer
 from hotseat.manifests.loading import Manifest
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.private_files import make_directory
+from hotseat.runtimes.local.gpu_figures import GpuFigures, GpuMonitor
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
@@ -67,6 +71,7 @@ class Settings:
     admin_port: int | None = None  # the only port with admin routes; None: each port has them
     upstream_port: int | None = None  # that serves engines' own pages and nothing else
     capture: CaptureMode | None = None  # how bodies are captured; None: they are not
+    history: HistorySettings | None = None  # what is kept over restarts of events, switches and requests; None: nothing
 
 
 def _nothing(_manifest: Manifest) -> None:
@@ -101,6 +106,7 @@ class App:
         accelerators = find_accelerators()
         gpus = self._gpus = find_gpus(accelerators)
         self._uuids = accelerators.uuids() if accelerators else ()
+        self._gpu_monitor = GpuMonitor(accelerators.figures, self._uuids) if accelerators else None
         self._gpu_locks = GpuLocks(f"pid {os.getpid()}, state directory {settings.state_dir}")
         owner = LoopOwner()
         self._connections = Connections(owner)
@@ -135,6 +141,9 @@ class App:
             if each is not None:
                 self.bus.subscribe(each)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self._history = HistoryStore(settings.history) if settings.history else None
+        if self._history is not None:
+            self.bus.subscribe(HistoryRecorder(self._history).event)
         self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
         self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
@@ -156,6 +165,8 @@ class App:
             capture=settings.capture,
             upstream_port=settings.upstream_port,
             spool=Spool(settings.state_dir, settings.max_form) if settings.max_form else None,
+            history=self._history,
+            gpus=self._gpu_rows,
             tracing=self._tracing,
         )
 
@@ -260,9 +271,20 @@ class App:
         self._connections.close()
         self._stats_file.close()
         self._gpu_locks.close()
-        for each in (self._sink, self._request_log, self._tracing):
+        for each in (self._sink, self._request_log, self._history, self._tracing):
             if each is not None:
                 each.close()
+
+    def _gpu_figures(self) -> Sequence[GpuFigures]:
+        return self._gpu_monitor.figures() if self._gpu_monitor else ()
+
+    def _gpu_rows(self) -> list[dict[str, Any]]:
+        """Return the figures of each GPU, with the Workspace that uses it."""
+        users: dict[str | None, str] = {}
+        for handle in self.registry.handles:
+            for device in self.registry.devices([handle.name]):
+                users.setdefault(self._gpus.uuid(device, self._uuids), handle.name)
+        return [{**asdict(gpu), "workspace": gpu.uuid and users.get(gpu.uuid)} for gpu in self._gpu_figures()]
 
     def _prompt_sizes(self) -> dict[tuple[str, str], int]:
         sizes: dict[tuple[str, str], int] = {}
@@ -285,6 +307,7 @@ class App:
         for workspace, totals in self.registry.accelerator_seconds().items():
             yield from gauges.of_accelerator(workspace, totals)
         yield from gauges.of_prompts(self._prompt_sizes())
+        yield from gauges.of_gpus(self._gpu_figures())
         yield from gauges.of_sinks([self._sink] if self._sink else [])
 
 

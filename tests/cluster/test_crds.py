@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -102,7 +103,11 @@ WORKSPACE_STATUS = {
     "observedGeneration": 1,
     "epoch": 7,
     "resident": "small,large",
+    "since": "2026-01-01T00:00:00.000Z",
+    "switching": "small: draining large",
     "waiting": 3,
+    "waitingFor": "3 small (Draining)",
+    "waits": [{"model": "small", "reason": "Draining", "message": "m", "expectedAt": "2026-01-01T00:00:00Z", "behind": ["large"]}],
     "residents": [
         {"model": "small", "instance": "lab/small@7", "state": "ready", "epoch": 7, "since": "2026-01-01T00:00:00.000Z", "address": "http://10.0.0.1:8012"},
         {"model": "large", "instance": "lab/large@6", "state": "quiescing", "epoch": 6, "leaving": "switch"},
@@ -155,9 +160,10 @@ def test_people_see_it_in_columns_and_wait_for_conditions(made):
     assert row[:-1] == [
         "small", "llamacpp", "hf://o/r/f", "Fetching", "False", "Unknown", "lab", "http://10.0.0.1:8012", "1", "WeightsMissing", "half",
     ]  # fmt: skip
-    head, row = (line.split() for line in ask("get", "hsw").splitlines())
-    assert head == ["NAME", "RESIDENT", "GPUS", "WAITING", "READY", "AGE"]
-    assert row[:-1] == ["a", "small,large", "1", "3", "True"]
+    head, row = (re.split("  +", line.strip()) for line in ask("get", "hsw").splitlines())
+    assert head == ["NAME", "RESIDENT", "SWITCHING TO", "WAITING", "SINCE", "READY", "AGE"]
+    assert row[:4] == ["a", "small,large", "small: draining large", "3 small (Draining)"]
+    assert row[5] == "True"
     assert {json.loads(ask("get", "hotseat", "-o", "json"))["items"][n]["kind"] for n in range(2)} == {
         "Model",
         "Workspace",

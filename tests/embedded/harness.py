@@ -55,12 +55,12 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What the condition gives, once that is true."""
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.005) -> Any:
+    """What the condition gives, once that is true; looked at after each pause."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
+        time.sleep(pause)
     return found
 
 

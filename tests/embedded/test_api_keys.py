@@ -112,6 +112,8 @@ def test_nothing_of_a_key_is_seen_anywhere(up: Up, receiver: Receiver, tmp_path:
         "/metrics",
         "/logs",
         "/api/events?follow=false",
+        "/api/history/events",
+        "/api/history/requests",
         "/openapi.json",
     ):
         answers.append(hotseat.get(path, **every))

@@ -9,18 +9,23 @@ from .conftest import Up
 from .harness import eventually, model
 
 NVML = """
-import pathlib
+import pathlib, time, types
 class NVMLError(Exception): ...
-class Memory:
-    def __init__(self, used): self.used = used
 used = pathlib.Path({used!r})
 def nvmlInit(): ...
 def nvmlDeviceGetCount(): return 1
 def nvmlDeviceGetHandleByIndex(index): return index
 def nvmlDeviceGetUUID(handle): return {uuid!r}
-def nvmlDeviceGetMemoryInfo(handle): return Memory(int(used.read_text()))
+def nvmlDeviceGetMemoryInfo(handle): return types.SimpleNamespace(used=int(used.read_text()), total=141 << 30)
 def nvmlDeviceGetComputeRunningProcesses(handle): return []  # as inside a container
 nvmlDeviceGetGraphicsRunningProcesses = nvmlDeviceGetComputeRunningProcesses
+NVML_TEMPERATURE_GPU = 0
+def nvmlDeviceGetName(handle): return "NVIDIA H200"
+def nvmlDeviceGetTemperature(handle, sensor): return 41
+def nvmlDeviceGetPowerUsage(handle): return 123_400
+def nvmlDeviceGetUtilizationRates(handle):
+    while used.with_name("hangs").exists(): time.sleep(0.01)
+    return types.SimpleNamespace(gpu=45)
 """
 
 
@@ -81,3 +86,44 @@ def test_a_place_that_is_closed_says_what_it_waits_for(up: Up, gpu: Gpu) -> None
     gpu.used(0)
     hotseat.wait_event("model.released", "a")
     assert hotseat.ask("b").by == "b"
+
+
+def test_figures_of_gpus_are_listed_and_measured(up: Up, gpu: Gpu) -> None:
+    hotseat = up(model("a"), env=gpu.env)
+    gpu.used(3)
+    row = {
+        "id": "0",
+        "uuid": gpu.uuid,
+        "name": "NVIDIA H200",
+        "memory_used": 3 << 30,
+        "memory_total": 141 << 30,
+        "utilization": 0.45,
+        "temperature": 41,
+        "power": 123.4,
+        "workspace": "default",
+    }
+    eventually(lambda: hotseat.get("/api/gpus").json() == {"gpus": [row]})
+    figures = {name: value for (name, *labels), value in hotseat.metrics().items() if labels == ["0", gpu.uuid]}
+    assert figures == {
+        "hotseat_gpu_memory_used_bytes": 3 << 30,
+        "hotseat_gpu_memory_total_bytes": 141 << 30,
+        "hotseat_gpu_utilization_ratio": 0.45,
+        "hotseat_gpu_temperature_celsius": 41,
+        "hotseat_gpu_power_watts": 123.4,
+    }
+
+
+def test_a_driver_that_hangs_holds_up_neither_a_scrape_nor_requests(up: Up, gpu: Gpu, tmp_path: Path) -> None:
+    hotseat = up(model("a"), env=gpu.env)
+    (tmp_path / "hangs").touch()
+    figures = hotseat.call("GET", "/api/gpus")
+    assert hotseat.ask("a").by == "a"
+    (row,) = figures.answer().json()["gpus"]
+    assert (row["uuid"], row["memory_used"], row["workspace"]) == (gpu.uuid, None, "default")
+    assert not any(name.startswith("hotseat_gpu_") for name, *_ in hotseat.metrics())
+    (tmp_path / "hangs").unlink()
+    eventually(lambda: hotseat.get("/api/gpus").json()["gpus"][0]["memory_used"] == 0)
+
+
+def test_a_machine_without_a_driver_has_no_figures(up: Up) -> None:
+    assert up(model("a")).get("/api/gpus").json() == {"gpus": []}

@@ -1,5 +1,7 @@
 """Routes for people and probes: what runs, load and unload, the list of models, logs, metrics, CORS."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
@@ -70,6 +72,11 @@ def test_operations_spell_all_keys_in_one_way(hotseat: Hotseat) -> None:
     assert [key for key in set().union(*map(keys, told)) if key != key.lower()] == []
 
 
+def waits(hotseat: Hotseat) -> dict[str, dict[str, Any]]:
+    fields = ("reason", "message", "expected_at", "behind")
+    return {row["model"]: {key: row[key] for key in fields} for row in hotseat.get("/api/queue").json()["queue"]}
+
+
 def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None:
     assert hotseat.get("/running").json()["running"] == []
     hotseat.ask("a")
@@ -89,6 +96,13 @@ def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None
     assert row["address"].startswith("http://127.0.0.1:")
     assert [(row["model"], row["count"]) for row in told["waiting"]] == [("b", 1)]
     assert told["workspaces"][0]["capacity"]["gpus"] == 1
+    eventually(lambda: waits(hotseat)["b"]["reason"] == "Batch")
+    why = waits(hotseat)
+    assert why["b"]["message"].startswith(
+        "a is resident and serves 1 request in flight; it ends its turn at the latest"
+    )
+    assert why["b"]["behind"] == ["a"]
+    assert why["a"] == {"reason": None, "message": None, "expected_at": None, "behind": []}
     long.leave()
     assert waiter.answer().by == "b"
     assert hotseat.running() == {"b": "ready"}

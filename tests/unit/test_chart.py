@@ -178,7 +178,10 @@ def test_every_value_has_a_description_and_no_other_is_accepted() -> None:
         ({"image": {"pullSecrets": "registry"}}, "image pullSecrets array"),
         ({"keys": {"values": ["two words"]}}, "keys values 0"),
         ({"keys": {"values": ["a"], "existingSecret": "b"}}, "keys existingSecret values not both"),
-        ({"serviceMonitor": {"bearerTokenSecret": {"name": "a"}}}, "serviceMonitor bearerTokenSecret key"),
+        (
+            {"monitoring": {"serviceMonitor": {"bearerTokenSecret": {"name": "a"}}}},
+            "monitoring serviceMonitor bearerTokenSecret key",
+        ),
         ({"httpRoute": {"enabled": True}}, "httpRoute parentRefs is empty"),
         (
             {"httpRoute": {"enabled": True, "parentRefs": [{"name": "a"}]}, "services": "Knative"},
@@ -198,10 +201,11 @@ ALL = {
     "keys": {"values": ["one", "two"]},
     "readNodes": True,
     "networkPolicy": {"enabled": True},
-    "serviceMonitor": {
-        "enabled": True,
+    "monitoring": {
         "labels": {"release": "prometheus"},
-        "bearerTokenSecret": {"name": "a", "key": "b"},
+        "serviceMonitor": {"enabled": True, "bearerTokenSecret": {"name": "a", "key": "b"}},
+        "rules": {"enabled": True, "runbookBase": "https://example.com/"},
+        "dashboards": {"enabled": True},
     },
     "models": {"a": {"engine": "mock"}},
 }
@@ -334,15 +338,54 @@ def test_pods_are_replaced_when_what_they_read_at_the_start_changes() -> None:
 # The rest -------------------------------------------------------------------------------------------------------------
 
 
-def test_prometheus_is_led_to_the_admin_service() -> None:
+@pytest.mark.parametrize(("component", "name"), [("router", "router-admin"), ("switcher", "switcher-direct")])
+def test_prometheus_is_led_to_what_has_metrics(component: str, name: str) -> None:
     made = render(ALL)
-    monitor = made["ServiceMonitor/hotseat-router"]
-    service = made["Service/hotseat-router-admin"]
+    monitor = made[f"ServiceMonitor/hotseat-{component}"]
+    service = made[f"Service/hotseat-{name}"]
     [endpoint] = monitor["spec"]["endpoints"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
-    assert endpoint["authorization"] == {"credentials": {"name": "a", "key": "b"}}
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_prometheus_shows_the_router_a_key() -> None:
+    made = render(ALL)
+    [router], [switcher] = (
+        made[f"ServiceMonitor/hotseat-{name}"]["spec"]["endpoints"] for name in ("router", "switcher")
+    )
+    assert router["authorization"] == {"credentials": {"name": "a", "key": "b"}}
+    assert "authorization" not in switcher, "which has its own key for messages, and none for metrics"
+
+
+MONITORING = {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboards")}
+
+
+def test_monitoring_is_that_of_the_kustomization() -> None:
+    before = render().keys()
+    made = {name: each for name, each in render({"monitoring": MONITORING}).items() if name not in before}
+    assert len(made) == 4
+    assert without_helm(made) == without_helm(kustomize(ROOT / "monitoring"))
+
+
+def test_each_part_of_monitoring_can_be_had_alone() -> None:
+    kinds = {"serviceMonitor": "ServiceMonitor", "rules": "PrometheusRule", "dashboards": "ConfigMap"}
+    before = render().keys()
+    for part, kind in kinds.items():
+        more = render({"monitoring": {part: {"enabled": True}}}).keys() - before
+        assert {name.partition("/")[0] for name in more} == {kind}
+
+
+def test_the_values_of_the_documentation_are_accepted() -> None:
+    [text] = re.findall(r"```yaml\n(# values.yaml\n.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL)
+    assert "PrometheusRule/hotseat" in render(yaml.safe_load(text))
+
+
+def test_runbooks_are_where_the_values_say() -> None:
+    made = render(ALL)["PrometheusRule/hotseat"]
+    assert made["metadata"]["labels"]["release"] == "prometheus"
+    for alert in made["spec"]["groups"][0]["rules"]:
+        assert alert["annotations"]["runbook_url"] == f"https://example.com/docs/runbooks/{alert['alert']}.md"
 
 
 def test_pods_and_service_of_the_router_can_be_adapted() -> None:
@@ -350,11 +393,12 @@ def test_pods_and_service_of_the_router_can_be_adapted() -> None:
     service = {"type": "LoadBalancer", "annotations": {"a": "b"}}
     made = render({"router": {**pod, "service": service}, "switcher": {"resources": {"limits": {"cpu": 1}}}})
     spec = made["Deployment/hotseat-router"]["spec"]["template"]["spec"]
-    assert spec.items() >= pod.items()
+    lost = yaml.safe_load((CHART / "values.yaml").read_text())["lostNodeTolerations"]
+    assert spec.items() >= {**pod, "tolerations": [*pod["tolerations"], *lost]}.items()
     assert made["Service/hotseat-router"]["spec"]["type"] == "LoadBalancer"
     assert made["Service/hotseat-router"]["metadata"]["annotations"] == {"a": "b"}
     container = made["Deployment/hotseat-switcher"]["spec"]["template"]["spec"]["containers"][0]
-    assert container["resources"]["limits"] == {"cpu": 1}
+    assert container["resources"]["limits"] == {"cpu": 1, "memory": "1Gi"}
 
 
 def test_what_is_packaged_is_the_chart_with_its_crds(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github/workflows"
 # What jobs may do besides reading the repository, by workflow and job.
 RIGHTS = {
+    ("docs", "publish"): {"pages": "write", "id-token": "write"},
     ("release", "images"): {"contents": "read", "packages": "write"},
     ("release", "chart"): {"contents": "read", "packages": "write"},
     ("release", "github-release"): {"contents": "write"},
@@ -40,8 +41,8 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_both_workflows_are_there() -> None:
-    assert sorted(path.name for path in FOLDER.iterdir()) == ["release.yaml", "test.yaml"]
+def test_all_workflows_are_there() -> None:
+    assert sorted(path.name for path in FOLDER.iterdir()) == ["docs.yaml", "release.yaml", "test.yaml"]
 
 
 def test_every_action_is_pinned_and_every_workflow_that_is_called_exists(name: str) -> None:
@@ -88,6 +89,15 @@ def test_the_tests_are_what_a_clone_runs() -> None:
     assert triggers(workflow).keys() == {"push", "pull_request", "workflow_call"}
 
 
+def test_the_site_is_built_without_warnings_and_published_from_main() -> None:
+    workflow = read("docs")
+    assert triggers(workflow) == {"push": {"branches": ["main"]}}
+    assert [step["run"] for step in steps(workflow) if "run" in step] == [
+        'pip install ".[docs]"',
+        "mkdocs build --strict",
+    ]
+
+
 def test_a_release_is_a_tag_that_was_tested() -> None:
     workflow = read("release")
     assert triggers(workflow) == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}
@@ -132,4 +142,4 @@ def test_helm_is_that_of_the_test_cluster(name: str) -> None:
     module = (ROOT / "scripts/cluster/addons/helm/go.mod").read_text()
     [version] = re.findall(r"^\s*helm.sh/helm/v3 (v\S+)", module, re.MULTILINE)
     used = [step["with"]["version"] for step in steps(read(name)) if "setup-helm@" in step.get("uses", "")]
-    assert used == [version]
+    assert used == ([] if name == "docs" else [version])

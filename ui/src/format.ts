@@ -21,7 +21,11 @@ export function count(value: number | null | undefined): string {
 }
 
 export function clock(at: number, withSeconds = true): string {
-  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", ...(withSeconds && { second: "2-digit" }) });
+  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(withSeconds && { second: "2-digit" }) });
+}
+
+export function day(at: number): string {
+  return new Date(at).toLocaleDateString([], { weekday: "short", day: "numeric", month: "short" });
 }
 
 let tones = new Map<string, number>();

@@ -1,6 +1,7 @@
 // The log of a model's engine, followed.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, follow, send } from "./api";
+import { Empty } from "./parts";
 import { models } from "./state";
 
 const KEPT = 2000; // lines
@@ -45,7 +46,7 @@ export function Logs({ name }: { name?: string }) {
           </select>
         )}
       </header>
-      {problem ? <p class="empty">{problem}</p> : (
+      {problem ? <Empty title="There is no log">{problem}</Empty> : (
         <pre class="log" ref={box} tabIndex={0} aria-label={`Log of ${model}`}
           onScroll={(event) => { const at = event.currentTarget; stuck.current = at.scrollHeight - at.scrollTop - at.clientHeight < 30; }}>
           {lines.length ? lines.join("\n") : "The engine has written nothing yet."}

@@ -2,33 +2,51 @@
 import { useRef, useState } from "preact/hooks";
 import { base, eventsOf, key, send } from "./api";
 import { seconds } from "./format";
+import { Choices, Empty, notify } from "./parts";
 import { models } from "./state";
 
 type Kind = "chat" | "embeddings" | "transcription" | "speech" | "image" | "rerank" | "raw";
-const KINDS: [Kind, string][] = [["chat", "Chat"], ["embeddings", "Embeddings"], ["transcription", "Transcription"], ["speech", "Speech"],
-  ["image", "Images"], ["rerank", "Rerank"], ["raw", "Raw request"]];
+const KINDS = [["chat", "Chat"], ["embeddings", "Embeddings"], ["transcription", "Transcription"], ["speech", "Speech"], ["image", "Images"],
+  ["rerank", "Rerank"], ["raw", "Raw request"]] as const;
+const CAPABILITIES: Partial<Record<Kind, string>> = { chat: "chat", embeddings: "embedding", transcription: "transcription", speech: "speech", image: "image", rerank: "rerank" };
 
 interface Message { role: "user" | "assistant"; text: string; thinking?: string; image?: string; note?: string; bad?: boolean }
 
 export function Playground() {
   const [kind, setKind] = useState<Kind>("chat");
   const [model, setModel] = useState("");
-  const chosen = model || models.value[0]?.id || "";
+  const needed = CAPABILITIES[kind];
+  const fit = models.value.filter((each) => !needed || !each.capabilities?.length || each.capabilities.includes(needed));
+  const others = models.value.filter((each) => !fit.includes(each));
+  const chosen = models.value.some((each) => each.id === model) ? model : fit[0]?.id ?? models.value[0]?.id ?? "";
   return (
     <section class="card play">
       <header>
         <h2>Playground</h2>
         <select aria-label="Model" value={chosen} onChange={(event) => setModel(event.currentTarget.value)}>
-          {models.value.map((each) => <option value={each.id}>{each.id}</option>)}
+          {fit.map((each) => <option value={each.id}>{each.id}</option>)}
+          {others.length > 0 && <optgroup label={`Without ${needed}`}>{others.map((each) => <option value={each.id}>{each.id}</option>)}</optgroup>}
         </select>
       </header>
-      <div class="choices" role="group" aria-label="Kind of request">
-        {KINDS.map(([value, text]) => <button type="button" aria-pressed={kind === value} onClick={() => setKind(value)}>{text}</button>)}
-      </div>
+      <Choices label="Kind of request" all={KINDS} value={kind} set={setKind} />
       {kind === "chat" ? <Chat model={chosen} /> : <Once key={kind} kind={kind} model={chosen} />}
     </section>
   );
 }
+
+function Curl({ line }: { line: string }) {
+  return (
+    <div class="curl">
+      <code tabIndex={0}>{line}</code>
+      <button type="button" onClick={() => void navigator.clipboard.writeText(line).then(() => notify("copied"), () => notify("The browser does not allow it: select the line.", true))}
+        aria-label="Copy the curl line">Copy</button>
+    </div>
+  );
+}
+
+const auth = () => (key.value ? ` -H "Authorization: Bearer $HOTSEAT_API_KEY"` : "");
+const curlOf = (path: string, body: unknown) =>
+  `curl ${new URL(path.replace(/^\//, ""), base).href}${auth()} -H 'Content-Type: application/json' -d ${quote(JSON.stringify(body))}`;
 
 function Chat({ model }: { model: string }) {
   const [messages, setMessages] = useState<Message[]>([]);
@@ -36,6 +54,18 @@ function Chat({ model }: { model: string }) {
   const [image, setImage] = useState("");
   const abort = useRef<AbortController | null>(null);
   const [busy, setBusy] = useState(false);
+  const [system, setSystem] = useState("");
+  const [most, setMost] = useState("");
+  const [temperature, setTemperature] = useState("");
+
+  const bodyOf = (history: readonly Message[]) => ({
+    model, stream: true, stream_options: { include_usage: true },
+    ...(most && { max_tokens: Number(most) }), ...(temperature && { temperature: Number(temperature) }),
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...history.map((each) => ({
+      role: each.role,
+      content: each.image ? [{ type: "text", text: each.text }, { type: "image_url", image_url: { url: each.image } }] : each.text,
+    }))],
+  });
 
   const submit = async () => {
     if (!text.trim() || busy) return;
@@ -51,12 +81,8 @@ function Chat({ model }: { model: string }) {
     let first = 0, tokens = 0;
     abort.current = new AbortController();
     try {
-      const body = { model, stream: true, stream_options: { include_usage: true }, messages: history.map((each) => ({
-        role: each.role,
-        content: each.image ? [{ type: "text", text: each.text }, { type: "image_url", image_url: { url: each.image } }] : each.text,
-      })) };
       const response = await send("v1/chat/completions", {
-        method: "POST", body: JSON.stringify(body), signal: abort.current.signal,
+        method: "POST", body: JSON.stringify(bodyOf(history)), signal: abort.current.signal,
         headers: { "Content-Type": "application/json", "X-Hotseat-Loading": "reasoning" },
       });
       for await (const { data } of eventsOf(response)) {
@@ -93,8 +119,9 @@ function Chat({ model }: { model: string }) {
 
   return (
     <div class="chat">
-      <ol class="messages" aria-live="polite">
-        {messages.length === 0 && <li class="empty">Say something to {model || "a model"}. If it is not loaded, the answer tells how its load goes.</li>}
+      {messages.length === 0 && <Empty title={`Say something to ${model || "a model"}`}>If it is not loaded, the answer tells how its load goes.</Empty>}
+      <ol class="messages" aria-live="polite" tabIndex={messages.length ? 0 : undefined} aria-label="Conversation">
+
         {messages.map((each) => (
           <li class={each.role}>
             {each.image && <img src={each.image} alt="sent with the message" />}
@@ -105,6 +132,11 @@ function Chat({ model }: { model: string }) {
         ))}
       </ol>
       <form onSubmit={(event) => { event.preventDefault(); void submit(); }}>
+        <div class="options">
+          <label>System prompt<input value={system} onInput={(event) => setSystem(event.currentTarget.value)} /></label>
+          <label>Most tokens<input type="number" min="1" value={most} onInput={(event) => setMost(event.currentTarget.value)} /></label>
+          <label>Temperature<input type="number" min="0" max="2" step="0.1" value={temperature} onInput={(event) => setTemperature(event.currentTarget.value)} /></label>
+        </div>
         <textarea rows={3} aria-label="Message" placeholder="Message" value={text} onInput={(event) => setText(event.currentTarget.value)}
           onKeyDown={(event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); void submit(); } }} />
         <div class="actions">
@@ -113,6 +145,8 @@ function Chat({ model }: { model: string }) {
           {busy ? <button type="button" class="danger" onClick={() => abort.current?.abort()}>Stop</button> : <button type="submit" class="main">Send</button>}
         </div>
       </form>
+      <Curl line={curlOf("v1/chat/completions", bodyOf([...messages.filter((each) => !each.bad), ...(text || !messages.length ? [{ role: "user" as const, text: text || "Hello" }] : [])]
+        .map(({ image: _, ...each }) => each)))} />
     </div>
   );
 }
@@ -169,10 +203,7 @@ function Once({ kind, model }: { kind: Exclude<Kind, "chat">; model: string }) {
 
   let curl = "";
   try {
-    const auth = key.value ? ` -H "Authorization: Bearer $HOTSEAT_API_KEY"` : "";
-    const url = new URL(path.replace(/^\//, ""), base).href;
-    curl = shape.file ? `curl ${url}${auth} -F model=${quote(model)} -F file=@${file?.name ?? "FILE"}`
-      : `curl ${url}${auth} -H 'Content-Type: application/json' -d ${quote(JSON.stringify(shape.body(model, text)))}`;
+    curl = shape.file ? `curl ${new URL(path.replace(/^\//, ""), base).href}${auth()} -F model=${quote(model)} -F file=@${file?.name ?? "FILE"}` : curlOf(path, shape.body(model, text));
   } catch { /* the body is not JSON yet */ }
 
   return (
@@ -181,12 +212,7 @@ function Once({ kind, model }: { kind: Exclude<Kind, "chat">; model: string }) {
       {shape.file && <label>File<input type="file" accept="audio/*,video/*" onChange={(event) => setFile(event.currentTarget.files?.[0] ?? null)} /></label>}
       <label>{shape.ask}<textarea rows={raw ? 10 : 4} value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
       <div class="actions"><button type="submit" class="main" disabled={busy || (shape.file && !file)} aria-busy={busy}>Send</button></div>
-      {curl && (
-        <div class="curl">
-          <code>{curl}</code>
-          <button type="button" onClick={() => void navigator.clipboard.writeText(curl)} aria-label="Copy the curl line">Copy</button>
-        </div>
-      )}
+      {curl && <Curl line={curl} />}
       {result && (
         <div class="result" aria-live="polite">
           <small class={result.bad ? "bad" : ""}>{result.note}</small>

@@ -1,110 +1,132 @@
 // From events to what was on the accelerator when: one lane for each model, one span for each state of an instance.
-import type { Happening, Instance } from "./state";
+import type { Happening, Instance, Phases, Request } from "./state";
 
 export type Kind = "load" | "ready" | "drain" | "release" | "parked" | "failed" | "wait";
-export interface Span { kind: Kind; from: number; to: number; text: string }
-export interface Lane { model: string; workspace: string; spans: Span[]; last: number }
+export interface Span { kind: Kind; from: number; to: number; text: string; swap?: Swap; open?: boolean }
+export interface Lane { id: string; model: string; workspace: string; spans: Span[]; last: number }
+/** A switch. `handed` is when the accelerator went from one model to the other. */
+export interface Swap {
+  at: number; workspace: string; from: string[]; to: string; reason: string; waiting: number; handed: number; phases?: Phases; outcome?: string;
+}
+export interface Picture { lanes: Lane[]; swaps: Swap[] }
 
-interface Open { from: number; text: string }
+export const laneId = (workspace: string, model: string) => `${workspace}\n${model}`;
 
-const key = (workspace: string, model: string) => `${workspace}\n${model}`;
+/** Return lanes sorted by name, and the switches between them. Spans that go on are open, and end at `now`. */
+export function pictureOf(events: readonly Happening[], running: readonly Instance[], now: number): Picture {
+  const lanes = new Map<string, Lane>(), swaps: Swap[] = [];
+  const ready = new Map<string, number>(), parked = new Map<string, number>(), waits = new Map<string, number>();
+  const told = new Map<string, Swap>(), leaving = new Map<string, Swap>(); // switches that go on, by the model that comes, and that goes
 
-/** Return the lanes, those with the newest spans first. `now` ends what goes on. */
-export function lanesOf(events: readonly Happening[], running: readonly Instance[], now: number): Lane[] {
-  const lanes = new Map<string, Lane>();
-  const ready = new Map<string, Open>(), parked = new Map<string, Open>(), waits = new Map<string, number>();
-  const told = new Map<string, { at: number; from: string[]; reason: string }>(); // the switch to a model that goes on
-
-  const lane = (workspace: string, model: string): Lane => {
-    let found = lanes.get(key(workspace, model));
-    if (!found) lanes.set(key(workspace, model), (found = { model, workspace, spans: [], last: 0 }));
-    return found;
-  };
-  const add = (workspace: string, model: string, kind: Kind, from: number, to: number, text: string) => {
-    const found = lane(workspace, model);
+  const add = (workspace: string, model: string, kind: Kind, from: number, to: number, text: string, swap?: Swap, open = false) => {
+    const id = laneId(workspace, model);
+    let lane = lanes.get(id);
+    if (!lane) lanes.set(id, (lane = { id, model, workspace, spans: [], last: 0 }));
     if (to < from) return;
-    found.spans.push({ kind, from, to, text });
-    found.last = Math.max(found.last, to);
-  };
-  const served = (id: string, workspace: string, model: string, until: number) => {
-    const open = ready.get(id);
-    if (open) add(workspace, model, "ready", open.from, until, open.text);
-    ready.delete(id);
+    lane.spans.push({ kind, from, to, text, ...(swap && { swap }), ...(open && { open }) });
+    lane.last = Math.max(lane.last, to);
   };
   const waited = (workspace: string, model: string, until: number) => {
-    const since = waits.get(key(workspace, model));
-    if (since !== undefined) add(workspace, model, "wait", since, until, "requests waited");
-    waits.delete(key(workspace, model));
+    const since = waits.get(laneId(workspace, model));
+    if (since !== undefined) add(workspace, model, "wait", since, until, "requests waited", told.get(laneId(workspace, model)));
+    waits.delete(laneId(workspace, model));
   };
 
   for (const { at, type, subject, workspace, data } of events) {
-    const id: string = data.instance ?? "", took = 1000 * (data.seconds ?? 0);
+    const id: string = data.instance ?? "", took = 1000 * (data.seconds ?? 0), lane = laneId(workspace, subject);
     switch (type) {
       case "switch.requested":
-        if (!waits.has(key(workspace, data.model))) waits.set(key(workspace, data.model), at);
+        if (!waits.has(laneId(workspace, data.model))) waits.set(laneId(workspace, data.model), at);
         break;
-      case "switch.started":
-        told.set(key(workspace, data.to), { at, from: data.from, reason: data.reason });
+      case "switch.started": {
+        const swap = { at, workspace, from: data.from, to: data.to, reason: data.reason, waiting: data.waiting, handed: at };
+        told.set(laneId(workspace, data.to), swap);
+        for (const name of swap.from) leaving.set(laneId(workspace, name), swap);
+        swaps.push(swap);
         break;
+      }
       case "model.ready":
-        add(workspace, subject, "load", at - took, at, "load");
-        ready.set(id, { from: at, text: "resident" });
-        waited(workspace, subject, at);
-        break;
       case "model.woken": {
-        const open = parked.get(id);
-        if (open) add(workspace, subject, "parked", open.from, at - took, "parked");
+        const since = parked.get(id), swap = told.get(lane);
+        if (since !== undefined) add(workspace, subject, "parked", since, at - took, "parked");
         parked.delete(id);
-        add(workspace, subject, "load", at - took, at, "wake");
-        ready.set(id, { from: at, text: "resident" });
+        add(workspace, subject, "load", at - took, at, type === "model.ready" ? "load" : "wake", swap);
+        if (swap) swap.handed = at - took;
+        ready.set(id, at);
         waited(workspace, subject, at);
         break;
       }
       case "model.released":
       case "model.parked": {
-        const stop = at - took;
-        const began = [...told.values()].find((each) => each.from.includes(subject))?.at;
-        const open = ready.get(id);
-        const drain = began !== undefined && open && began > open.from && began < stop ? began : stop;
-        served(id, workspace, subject, drain);
-        if (drain < stop) add(workspace, subject, "drain", drain, stop, "drain");
-        add(workspace, subject, "release", stop, at, type === "model.parked" ? "put to sleep" : `release: ${data.reason}`);
-        if (type === "model.parked") parked.set(id, { from: at, text: "parked" });
+        const stop = at - took, since = ready.get(id), swap = leaving.get(lane);
+        const drain = swap && since !== undefined && swap.at > since && swap.at < stop ? swap.at : stop;
+        if (since !== undefined) add(workspace, subject, "ready", since, drain, "resident");
+        ready.delete(id);
+        if (drain < stop) add(workspace, subject, "drain", drain, stop, "drain", swap);
+        add(workspace, subject, "release", stop, at, type === "model.parked" ? "put to sleep" : `release: ${data.reason}`, swap);
+        if (type === "model.parked") parked.set(id, at);
         else parked.delete(id);
         break;
       }
       case "model.failed": {
-        served(id, workspace, subject, at);
-        const began = told.get(key(workspace, subject))?.at;
-        add(workspace, subject, "failed", began ?? at, at, `${data.reason}: ${data.message}`);
+        const since = ready.get(id), swap = told.get(lane);
+        if (since !== undefined) add(workspace, subject, "ready", since, at, "resident");
+        ready.delete(id);
+        add(workspace, subject, "failed", swap?.at ?? at, at, data.message, swap);
         waited(workspace, subject, at);
         break;
       }
-      case "switch.completed": case "switch.failed": case "switch.cancelled":
-        told.delete(key(workspace, data.to));
+      case "switch.completed": case "switch.failed": case "switch.cancelled": {
+        const swap = told.get(laneId(workspace, data.to));
+        if (swap) {
+          swap.phases = data.phases;
+          swap.outcome = type.slice(7);
+          told.delete(laneId(workspace, data.to));
+          for (const name of swap.from) leaving.delete(laneId(workspace, name));
+        }
         if (type === "switch.cancelled") waited(workspace, data.to, at);
         break;
+      }
     }
-  }
-  for (const [id, open] of ready) {
-    const its = running.find((each) => each.instance === id);
-    if (its) add(its.workspace, its.model, "ready", open.from, now, "resident");
   }
   for (const each of running) {
     const step = each.story[each.story.length - 1];
     if (!step) continue;
-    const from = Date.parse(step.at);
-    const known = ready.has(each.instance);
-    if (each.state === "Ready" || each.state === "ready") {
-      if (!known) add(each.workspace, each.model, "ready", from, now, "resident");
-    } else {
+    const since = ready.get(each.instance), from = Date.parse(step.at), lane = laneId(each.workspace, each.model);
+    if (/^ready$/i.test(each.state)) add(each.workspace, each.model, "ready", since ?? from, now, "resident", undefined, true);
+    else {
       const kind: Kind = /load|wak/i.test(each.state) ? "load" : /drain|quiesc/i.test(each.state) ? "drain" : "release";
-      add(each.workspace, each.model, kind, from, now, each.state.toLowerCase());
+      if (since !== undefined) add(each.workspace, each.model, "ready", since, from, "resident");
+      add(each.workspace, each.model, kind, from, now, each.state.toLowerCase(), told.get(lane) ?? leaving.get(lane), true);
+      if (kind === "load" && told.has(lane)) told.get(lane)!.handed = from;
     }
   }
-  for (const [lane_, since] of waits) {
-    const [workspace, model] = lane_.split("\n") as [string, string];
-    add(workspace, model, "wait", since, now, "requests wait");
+  for (const [id, since] of waits) {
+    const [workspace, model] = id.split("\n") as [string, string];
+    add(workspace, model, "wait", since, now, "requests wait", undefined, true);
   }
-  return [...lanes.values()].sort((a, b) => b.last - a.last || a.model.localeCompare(b.model));
+  for (const lane of lanes.values()) lane.spans.sort((a, b) => a.from - b.from);
+  return { lanes: [...lanes.values()].sort((a, b) => a.workspace.localeCompare(b.workspace) || a.model.localeCompare(b.model)), swaps };
+}
+
+/** Return when each model had requests in flight: sorted pairs that do not overlap. What goes on ends at infinity. */
+export function busyOf(requests: readonly Request[]): Map<string, [number, number][]> {
+  const found = new Map<string, [number, number][]>();
+  for (const each of requests) {
+    if (each.state === "waiting") continue;
+    const arrived = Date.parse(each.arrived_at);
+    const pair: [number, number] = [arrived + 1000 * (each.waited ?? 0), each.state === "ended" ? arrived + 1000 * each.seconds : Infinity];
+    found.get(each.model)?.push(pair) ?? found.set(each.model, [pair]);
+  }
+  for (const [model, pairs] of found) {
+    pairs.sort((a, b) => a[0] - b[0]);
+    const joined: [number, number][] = [];
+    for (const pair of pairs) {
+      const last = joined[joined.length - 1];
+      if (last && pair[0] <= last[1]) last[1] = Math.max(last[1], pair[1]);
+      else joined.push(pair);
+    }
+    found.set(model, joined);
+  }
+  return found;
 }

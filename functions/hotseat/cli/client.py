@@ -115,10 +115,17 @@ class Client:
         *,
         ca_file: str | None = None,
         answer_timeout: float = ANSWER_TIMEOUT,
+        fingerprint: str | None = None,
     ) -> None:
+        """`fingerprint`: the SHA-256 of the only certificate to trust. None: the system, or `ca_file`, says which."""
         self.url = base_url(url)
         self._headers = {"User-Agent": "hotseat"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._pool = urllib3.PoolManager(retries=False, ca_certs=ca_file)
+        self._pool = urllib3.PoolManager(
+            retries=False,
+            ca_certs=ca_file,
+            assert_fingerprint=fingerprint,
+            cert_reqs="CERT_REQUIRED" if fingerprint is None else "CERT_NONE",
+        )
         self._answer_timeout = answer_timeout
 
     def get(self, path: str, part: str, query: Query | None = None) -> dict[str, Any]:

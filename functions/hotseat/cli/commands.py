@@ -7,13 +7,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hotseat import __version__
+from hotseat.cli import switch_plot
 from hotseat.cli.events import PHASES, Activity, line, models_of
-from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
+from hotseat.cli.options import (
+    Command,
+    check_until,
+    complete_model,
+    connect,
+    history_of,
+    history_options,
+    model_argument,
+    output_option,
+    server_options,
+    typed,
+)
 from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took, transfer
 
 if TYPE_CHECKING:
@@ -25,6 +38,12 @@ Row = Mapping[str, Any]
 def since(moment: str | None) -> str:
     """Return the age of an RFC 3339 time."""
     return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
+
+
+def until(moment: str | None) -> str:
+    """Return the time until an RFC 3339 time, `now` if it has passed."""
+    seconds = (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds() if moment else None
+    return "" if seconds is None else f"in {age(seconds)}" if seconds >= 1 else "now"
 
 
 def print_as(output: str, raw: Any, names: Sequence[str], text: str) -> None:
@@ -82,7 +101,9 @@ def _engine(model: Row) -> str:
 def ps(ctx: click.Context, output: str) -> None:
     """Show resident models, queues and fetches of weights.
 
-    With -o wide also saved prompt caches, and the last transitions of each instance: age, states and trigger.
+    REASON says why the requests of a model wait, EXPECTED when it is expected to serve them, by what its loads took before.
+
+    With -o wide also why in a sentence, saved prompt caches, and the last transitions of each instance: age, states and trigger.
     """
     body = connect(ctx).get("/running", "running")
     text = table(
@@ -104,9 +125,12 @@ def ps(ctx: click.Context, output: str) -> None:
             [[row["model"], row["workspace"], transfer(row)] for row in body["fetching"]],
         )
     if body.get("waiting"):
-        text += "\n\n" + table(
-            ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
-        )
+        headers = ["WAITING", "COUNT", "OLDEST", "REASON", "EXPECTED", "RATE", "TENANTS"]
+        text += "\n\n" + table(headers, [_queue_row(row) for row in body["waiting"]])
+        if output == "wide":
+            text += "\n\n" + table(
+                ["WAITING", "WHY"], [[row["model"], row.get("message") or ""] for row in body["waiting"]]
+            )
     print_as(output, body, [row["model"] for row in body["running"]], text)
 
 
@@ -114,7 +138,15 @@ def _queue_row(row: Row) -> list[str]:
     rate, tenants = row.get("rate"), row.get("tenants") or {}
     most = sorted(tenants.items(), key=lambda item: (-item[1], item[0]))
     named = ",".join(f"{name or '-'}:{count}" for name, count in most)
-    return [row["model"], str(row["count"]), age(row["oldest_seconds"]), f"{rate:.2g}/s" if rate else "", named]
+    return [
+        row["model"],
+        str(row["count"]),
+        age(row["oldest_seconds"]),
+        row.get("reason") or "",
+        until(row.get("expected_at")),
+        f"{rate:.2g}/s" if rate else "",
+        named,
+    ]
 
 
 def _resident_rows(body: Row) -> list[list[str]]:
@@ -222,17 +254,29 @@ def _parked_rows(body: Row) -> list[list[str]]:
     ]
 
 
-@click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json"])
+@click.command(
+    cls=Command,
+    examples=["hotseat switches", "hotseat switches -o json", "hotseat switches --since 24h --plot out.png"],
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png|.svg",
+              help="Draw the switches instead: who was resident when, each phase to scale, and who waited. Needs matplotlib.")  # fmt: skip
+@history_options("switches that have ended")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
-def switches(ctx: click.Context, output: str) -> None:
+def switches(ctx: click.Context, plot: Path | None, begin: str | None, end: str | None, output: str) -> None:
     """List recent switches and the duration of each phase, newest last.
 
     SAVED and RESTORED are the sizes of the prompt caches that were saved and restored. They and their phases are shown if
     there were any.
     """
-    body = connect(ctx).get("/api/switches", "switches")
+    check_until(ctx, begin, end)
+    if plot is not None:
+        switch_plot.check(plot)
+    body = history_of(ctx, "switches", begin, end) if begin else connect(ctx).get("/api/switches", "switches")
+    if plot is not None:
+        click.echo(switch_plot.plot(connect(ctx), body["switches"], plot, up_to_now=end is None))
+        return
     kept = any(row.get("saved") or row.get("restored") for row in body["switches"])
     phases = [phase for phase in PHASES if kept or phase not in ("save", "restore")]
     rows = [
@@ -389,20 +433,30 @@ def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
         click.echo(for_stdout(text))
 
 
-@click.command(cls=Command, examples=["hotseat events", "hotseat events --history 50 --no-follow -o json"])
+@click.command(
+    cls=Command,
+    examples=["hotseat events", "hotseat events --history 50 --no-follow -o json", "hotseat events --since 24h"],
+)
 @click.option("-f/ ", "--follow/--no-follow", default=True, help="Keep printing new events (default), or exit.")
 @click.option(
     "--history", type=click.IntRange(min=0), default=10, show_default=True, help="Number of past events to print."
 )
+@history_options("events")
 @output_option("table", "json")
 @server_options(top=False)
 @click.pass_context
-def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
+def events(  # noqa: PLR0917 — one parameter an option
+    ctx: click.Context, follow: bool, history: int, begin: str | None, end: str | None, output: str
+) -> None:
     """Print events, one per line: switches and their phases, and models that are ready, released or failed.
 
-    `-o json` prints CloudEvents.
+    `-o json` prints CloudEvents. With --since the command prints events of the history and exits.
     """
-    for event in connect(ctx).events(history=history, follow=follow):
+    check_until(ctx, begin, end)
+    if begin and (wrong := typed(ctx) & {"follow", "history"}):
+        raise click.UsageError(f"--since excludes --{min(wrong)}", ctx)
+    listed = history_of(ctx, "events", begin, end)["events"] if begin else None
+    for event in connect(ctx).events(history=history, follow=follow) if listed is None else listed:
         click.echo(for_stdout(json.dumps(event, ensure_ascii=False) if output == "json" else line(event)))
 
 

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("hotseat.cli.up", "Serve the models of a file or a folder."),
     "models": ("hotseat.cli.commands", "List the models and their states."),
     "ps": ("hotseat.cli.commands", "Show resident models, queues and fetches of weights."),
+    "top": ("hotseat.cli.top", "Show residents, queues, GPUs and switches as they change."),
     "chat": ("hotseat.cli.chat", "Chat with a model."),
     "load": ("hotseat.cli.commands", "Load a model."),
     "unload": ("hotseat.cli.commands", "Unload a model, or all models."),

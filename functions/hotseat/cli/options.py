@@ -10,10 +10,11 @@ from click.core import ParameterSource
 if TYPE_CHECKING:  # the HTTP client takes longer to import than `hotseat version` takes to run
     from click.shell_completion import CompletionItem
 
-    from hotseat.cli.client import Client
+    from hotseat.cli.client import Client, Query
     from hotseat.cli.cluster import Cluster
 
 PLUGIN: Final = "plugin"  # value of the context's obj in `kubectl hotseat` and `kn hotseat`
+HISTORY_LIMIT = 10_000  # rows that a server returns at most
 DEFAULT_URL = "http://127.0.0.1:8000"
 COMPLETION_TIMEOUT = 1.0  # seconds
 
@@ -89,13 +90,55 @@ def output_option(*choices: str) -> Callable[[AnyCommand], AnyCommand]:
     )
 
 
-def connect(ctx: click.Context, **settings: float) -> "Client":
+def history_options(what: str) -> Callable[[AnyCommand], AnyCommand]:
+    """Add --since and --until, which list WHAT from the history instead of the present. See `history_of`."""
+    options = (
+        (
+            "--since",
+            "begin",
+            f"List {what}, also before a restart of hotseat, since a time (RFC 3339), or since so long ago: 24h.",
+        ),
+        ("--until", "end", "End of the time that --since begins.  [default: now]"),
+    )
+
+    def add(command: AnyCommand) -> AnyCommand:
+        for option, name, text in reversed(options):
+            command = click.option(option, name, metavar="DURATION|TIME", help=text)(command)
+        return command
+
+    return add
+
+
+def check_until(ctx: click.Context, begin: str | None, end: str | None) -> None:
+    """Raise UsageError if --until stands alone."""
+    if end and not begin:
+        raise click.UsageError("--until needs --since", ctx)
+
+
+def typed(ctx: click.Context) -> set[str]:
+    """Return the names of the options of a command that the user has given."""
+    return {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def history_of(
+    ctx: click.Context, kind: str, begin: str, end: str | None, *, model: str | None = None, limit: int = HISTORY_LIMIT
+) -> dict[str, Any]:
+    """Return what GET /api/history/KIND returns. Print a warning if there is more than it returns at once."""
+    client = connect(ctx)
+    query: Query = {"since": begin, "until": end, "model": model, "limit": limit}
+    body = client.get(f"/api/history/{kind}", kind, query)
+    if len(body[kind]) == HISTORY_LIMIT:
+        click.echo(f"only the newest {HISTORY_LIMIT} are listed; --until selects earlier ones", err=True)
+    return body
+
+
+def connect(ctx: click.Context, *, answer_timeout: float | None = None) -> "Client":
     """Return a client for the hotseat that the options select."""
-    from hotseat.cli.client import Client  # noqa: PLC0415 - see above
+    from hotseat.cli.client import ANSWER_TIMEOUT, Client  # noqa: PLC0415 - see above
 
     try:
         key, ca_file = (ctx.meta.get(f"hotseat.{name}") for name in ("api_key", "ca_file"))
-        return Client(_url(ctx), key, ca_file=ca_file, **settings)
+        return Client(_url(ctx), key, ca_file=ca_file, answer_timeout=answer_timeout or ANSWER_TIMEOUT)
     except ValueError as error:
         raise click.UsageError(f"--url or HOTSEAT_URL: {error}", ctx) from error
 

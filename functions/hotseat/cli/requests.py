@@ -6,7 +6,18 @@ from typing import Any
 import click
 
 from hotseat.cli.commands import print_as, since
-from hotseat.cli.options import Command, complete_model, connect, output_option, server_options
+from hotseat.cli.options import (
+    HISTORY_LIMIT,
+    Command,
+    check_until,
+    complete_model,
+    connect,
+    history_of,
+    history_options,
+    output_option,
+    server_options,
+    typed,
+)
 from hotseat.cli.terminal import table, took
 
 HEADERS = [
@@ -29,20 +40,41 @@ HEADERS = [
 
 @click.command(
     cls=Command,
-    examples=["hotseat requests", "hotseat requests --model gemma --limit 20", "hotseat requests cancel 5c1e9a-17"],
+    examples=[
+        "hotseat requests",
+        "hotseat requests --model gemma --limit 20",
+        "hotseat requests --since 24h",
+        "hotseat requests cancel 5c1e9a-17",
+    ],
 )
 @click.argument("cancel", nargs=-1, metavar="[cancel ID...]")
 @click.option("--model", metavar="MODEL", shell_complete=complete_model, help="Only requests of this model.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Number of requests to list.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Number of requests to list. With --since, 10000 by default.",
+)
+@history_options("requests that have ended")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
-def requests(ctx: click.Context, cancel: tuple[str, ...], model: str | None, limit: int, output: str) -> None:
+def requests(  # noqa: PLR0917 — one parameter an option
+    ctx: click.Context,
+    cancel: tuple[str, ...],
+    model: str | None,
+    limit: int,
+    begin: str | None,
+    end: str | None,
+    output: str,
+) -> None:
     """List requests in flight and the last ones that ended, or cancel requests by their ids.
 
     Columns are those of `GET /api/requests`. TTFT is the time to the first bytes of a stream, SWITCH the part of WAITED in which
     the model was being switched to. Tokens are known if the engine reports them.
     """
+    check_until(ctx, begin, end)
     client = connect(ctx)
     if cancel:
         if cancel[0] != "cancel" or len(cancel) == 1:
@@ -52,7 +84,12 @@ def requests(ctx: click.Context, cancel: tuple[str, ...], model: str | None, lim
         print_as(output, {"requests": answers}, ids, "\n".join(f"{id_} cancelled" for id_ in ids))
         return
     with client.near_miss(model or ""):
-        body = client.get("/api/requests", "requests", {"model": model, "limit": limit})
+        if begin:
+            limit = limit if "limit" in typed(ctx) else HISTORY_LIMIT
+            body = history_of(ctx, "requests", begin, end, model=model, limit=limit)
+            body["requests"].reverse()  # newest first, as without --since
+        else:
+            body = client.get("/api/requests", "requests", {"model": model, "limit": limit})
     print_as(
         output, body, [row["id"] for row in body["requests"]], table(HEADERS, [_row(row) for row in body["requests"]])
     )

@@ -78,8 +78,8 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
 @click.option("--workspace", metavar="NAME", help="Workspace to simulate, if the documents have several.")
 @click.option(
     "--trace", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="Replay a request log (`hotseat up --request-log FILE`), or a CSV file with the same columns, instead "
-        "of a generated load.",
+    help="Replay a request log (`hotseat up --request-log FILE`), a CSV file with the same columns, or the requests of a "
+        "history (`history.db`), instead of a generated load.",
 )  # fmt: skip
 @click.option(
     "--load", type=click.FloatRange(0, min_open=True), default=0.8, show_default=True,

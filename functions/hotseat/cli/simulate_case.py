@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from hotseat.api.model import Model
 from hotseat.api.units import Unreadable, parse_duration
 from hotseat.api.workspace import Workspace
+from hotseat.control.history_store import HistoryUnreadable, is_history, trace_lines
 from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_of, scheduling_spec_of
 from hotseat.control.workspace_controller import load_policy
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, Policy
@@ -323,12 +324,14 @@ class Case:
         if self.trace is None:
             return None
         try:
+            if is_history(self.trace):
+                return read(trace_lines(self.trace), str(self.trace), otherwise=self.service_time)
             with self.trace.open(encoding="utf-8", newline="") as lines:
                 return read(lines, str(self.trace), otherwise=self.service_time)
         except BadTrace as error:
             click.echo(str(error), err=True)
             raise click.exceptions.Exit(WRONG) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, HistoryUnreadable) as error:
             raise click.ClickException(f"{self.trace} cannot be read: {error}") from None
 
     def model_set(self, log: Trace | None) -> ModelSet:

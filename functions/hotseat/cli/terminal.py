@@ -35,19 +35,29 @@ def for_stdout(text: str) -> str:
     return escape_controls(text) if sys.stdout.isatty() else text
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Return the number of columns of a text: two for wide East Asian characters, none for combining marks."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def cut(text: str, width: int) -> str:
+    """Return as much of a text as fits into so many columns. `…` ends a text that was cut."""
+    if text_width(text) <= width:
+        return text
+    kept = text[: max(0, width - 1)]
+    while kept and text_width(kept) > width - 1:
+        kept = kept[:-1]
+    return f"{kept}…" if width > 0 else ""
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as kubectl prints it: three spaces between columns, `-` for empty cells, no final line end."""
     lines = [[*headers], *([printable(cell) or NOTHING for cell in row] for row in rows)]
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(headers))]
+    widths = [max(text_width(line[column]) for line in lines) for column in range(len(headers))]
     return "\n".join(
-        "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "   ".join(cell + " " * (width - text_width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 

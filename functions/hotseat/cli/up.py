@@ -14,11 +14,14 @@ import click
 import psutil
 
 from hotseat.api.model import Capability, Model
-from hotseat.api.units import parse_duration, parse_quantity
+from hotseat.api.units import format_bytes, parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
+from hotseat.cli import up_top
+from hotseat.cli.client import Client
 from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
+from hotseat.control.history_store import DAYS, LEAST_SIZE, NAME, SIZE, HistorySettings
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.key_file import KeyFileError, KeySource
@@ -57,6 +60,12 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
         return int(parse_quantity(value))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not {error}") from None
+
+
+def _history_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    if (size := _size(ctx, param, value)) < LEAST_SIZE:
+        raise click.BadParameter(f"{value!r} is too little; allowed: at least {format_bytes(LEAST_SIZE)}")
+    return size
 
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -166,6 +175,14 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
               help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
                   "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--history", metavar="PATH|off", envvar="HOTSEAT_HISTORY",
+              help="File in which events, switches and requests are kept over restarts (SQLite), without prompts and answers. off: nothing "
+                  f"is kept.  [env var: HOTSEAT_HISTORY; default: {NAME} in the state directory]")  # fmt: skip
+@click.option("--history-days", type=click.IntRange(1, 99_999), default=DAYS, show_default=True, envvar="HOTSEAT_HISTORY_DAYS",
+              help="Days after which they are deleted.  [env var: HOTSEAT_HISTORY_DAYS]")  # fmt: skip
+@click.option("--history-size", default=f"{SIZE // 2**20}Mi", show_default=True, callback=_history_size, envvar="HOTSEAT_HISTORY_SIZE",
+              help="Maximum size of the file, with its write-ahead log. The oldest are deleted first.  [env var: "
+                  "HOTSEAT_HISTORY_SIZE]")  # fmt: skip
 @click.option("--capture", type=click.Choice([mode.value for mode in CaptureMode]), envvar="HOTSEAT_CAPTURE",
               help="Capture the bodies of requests and answers in memory, for GET /api/captures/{id}. With `redacted`, texts become "
                   "their lengths. Without this option, no bodies are kept.  [env var: HOTSEAT_CAPTURE]")  # fmt: skip
@@ -175,6 +192,8 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option(
     "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
 )
+@click.option("--top", "with_top", is_flag=True,
+              help="Show `hotseat top` in this terminal. What hotseat prints goes to up.log in the state directory.")  # fmt: skip
 @dry_run_options
 def up(  # noqa: PLR0917 — one parameter an option
     named: tuple[Path, ...],
@@ -204,10 +223,14 @@ def up(  # noqa: PLR0917 — one parameter an option
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
+    history: str | None,
+    history_days: int,
+    history_size: int,
     capture: str | None,
     no_watch: bool,
     log_level: str,
     json_lines: bool | None,
+    with_top: bool,
 ) -> None:
     """Serve the models of a file or a folder.
 
@@ -218,12 +241,18 @@ def up(  # noqa: PLR0917 — one parameter an option
     finished its requests and is stopped, and the requested model is ready. Changes of the file are applied while hotseat runs,
     also on SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops immediately.
     """
-    json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
+    json_lines = (with_top or not sys.stdout.isatty()) if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
     inputs = Inputs((*named, *files, *config_dirs), tuple(path.absolute() for path in models_dirs))
     manifest = _read(inputs)
     end_if_dry_run(manifest, host, port, (cache_dir or default_cache_dir()).absolute())
     key_source = _key_source(keys, api_key_file)
+    top_key = None
+    if with_top:
+        up_top.check_terminal()
+        if key_source.keys:
+            top_key = up_top.own_key()
+            key_source = _key_source((*keys, top_key), api_key_file)
     admin_host, admin_port = _admin_address(admin_bind, admin_port)
     for option, address in (("--host", host), ("--admin-bind", admin_host)):
         if not key_source.keys and not no_auth and not _is_loopback(address):
@@ -239,9 +268,10 @@ def up(  # noqa: PLR0917 — one parameter an option
             if _check_port(address, other, state_dir or home / f"port-{port}", option) in used:
                 raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
             used[other] = option
+    state_dir = (state_dir or home / f"port-{port}").absolute()
     settings = Settings(
         inputs=inputs,
-        state_dir=(state_dir or home / f"port-{port}").absolute(),
+        state_dir=state_dir,
         cache_dir=(cache_dir or default_cache_dir()).absolute(),
         keys=key_source,
         sink=sink,
@@ -254,15 +284,43 @@ def up(  # noqa: PLR0917 — one parameter an option
         admin_port=admin_port,
         upstream_port=upstream_port,
         capture=None if capture is None else CaptureMode(capture),
+        history=_history(history, state_dir, history_days, history_size),
     )
+    _check_tracing()
+
+    limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
+    tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
+    addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
+    if with_top:
+        output = settings.state_dir / "up.log"
+        if pid := up_top.fork_server(output):
+            url = _url(addresses[0 if admin_port is None else 1], tls)
+            client = Client(url, top_key, fingerprint=None if tls is None else tls.fingerprint)
+            up_top.show_until_end(pid, client, output)
+            return
+    _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _check_tracing() -> None:
     try:
         check_tracing()
     except TracingError as error:
         raise click.ClickException(str(error)) from None
-    limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
-    tls = _tls(tls_cert, tls_key, settings.state_dir if tls_self_signed else None, host)
-    addresses = (host, port), (admin_host, admin_port), (LOOPBACK, upstream_port)
-    _serve(settings, limits, manifest, addresses, tls, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _history(path: str | None, state_dir: Path, days: int, size: int) -> HistorySettings | None:
+    """Return where history is kept. None: nowhere."""
+    return None if path == "off" else HistorySettings(Path(path).absolute() if path else state_dir / NAME, days, size)
+
+
+def _host_port(address: tuple[str, int | None]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _url(address: tuple[str, int | None], tls: ServerTls | None) -> str:
+    """Return the URL by which this machine reaches an address that is listened on."""
+    return f"{'http' if tls is None else 'https'}://{_host_port(address)}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
 
 def _serve(  # noqa: PLR0917 — what the options say
@@ -278,8 +336,8 @@ def _serve(  # noqa: PLR0917 — what the options say
     threads = Threads(cap=thread_cap())
     settings = replace(settings, concurrency=ConcurrencyLimit(0, threads))
     end = RawValue("d", shutdown_time(manifest))  # seconds, from the worker to the arbiter
-    bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses if port is not None]
-    url = f"{'http' if tls is None else 'https'}://{bind[0]}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    bind = [_host_port(address) for address in addresses if address[1] is not None]
+    url = _url(addresses[0], tls)
 
     def create() -> App:
         # Called in each new worker: the documents may have changed since the last one.

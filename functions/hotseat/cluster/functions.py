@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from hotseat.api.units import Unreadable, parse_bytes, parse_duration
+from hotseat.api.units import Unreadable, format_bytes, parse_bytes, parse_duration
 from hotseat.cluster.demand_keys import DemandKeys, read_key
+from hotseat.control.history_store import DAYS, LEAST_SIZE, SIZE, HistorySettings
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
@@ -47,6 +48,7 @@ class FunctionSettings:
     cors: tuple[str, ...] = ()  # of the router: origins whose pages may send requests
     sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
+    history: HistorySettings | None = None  # of the router: what is kept over restarts; None: nothing
     capture: CaptureMode | None = None  # of the router: how bodies are captured; None: they are not
     scaler_port: int = 0  # of the switcher, for KEDA; 0: any
     scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
@@ -104,6 +106,11 @@ VARIABLES = {
     "HOTSEAT_KEEPALIVE_TIMEOUT": "Time after which a connection without a request is closed (default 75s).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
+    "HOTSEAT_HISTORY": "File in which the router keeps events, switches and requests over restarts (SQLite), for /api/history. Each router "
+    "needs a file of its own, on a volume that outlives it (default: none).",
+    "HOTSEAT_HISTORY_DAYS": "Days after which they are deleted (default 7).",
+    "HOTSEAT_HISTORY_SIZE": "Maximum size of the file, with its write-ahead log. The oldest are deleted first (default 256Mi, at least "
+    "16Mi).",
     "HOTSEAT_CAPTURE": "Capture the bodies of requests and answers in the router's memory, for GET /api/captures/{id}: redacted "
     "(texts become their lengths) or full (default: not captured).",
     "PORT": "Port to listen on (default 8080).",
@@ -164,10 +171,31 @@ def read_settings() -> FunctionSettings:
         ),
         cors=_names(env.get("HOTSEAT_CORS_ORIGINS", "")),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        history=_history(env.get("HOTSEAT_HISTORY", "")),
         capture=_read("HOTSEAT_CAPTURE", "", _capture_mode),
         scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),
         scaler_tls=scaler_tls,
     )
+
+
+def _history(path: str) -> HistorySettings | None:
+    days, size = (
+        _read("HOTSEAT_HISTORY_DAYS", str(DAYS), _days),
+        _read("HOTSEAT_HISTORY_SIZE", str(SIZE), _history_size),
+    )
+    return HistorySettings(Path(path).absolute(), days, size) if path not in ("", "off") else None
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 100_000):  # noqa: PLR2004
+        raise Unreadable("a number of days, at least 1")
+    return int(text)
+
+
+def _history_size(text: str) -> int:
+    if (size := parse_bytes(text)) < LEAST_SIZE:
+        raise Unreadable(f"a size of at least {format_bytes(LEAST_SIZE)}")
+    return size
 
 
 def _read(name: str, default: str, parse: Callable[[str], T]) -> T:

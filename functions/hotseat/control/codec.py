@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from math import inf
@@ -19,7 +19,17 @@ from pydantic import ValidationError
 from hotseat.api.model import Model
 from hotseat.api.types import Json, without_unknown_fields
 from hotseat.api.units import format_time
-from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
+from hotseat.core.messages import (
+    Demand,
+    InstanceState,
+    QueuedDemand,
+    Refusal,
+    Residency,
+    Resident,
+    Transition,
+    Wait,
+    WaitReason,
+)
 from hotseat.core.scheduler.history import STEPS, Estimate, Eviction, Switch
 from hotseat.core.scheduler.stats import ModelStats, StatsByModel
 
@@ -290,6 +300,37 @@ def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
     for each in [*switch.leaving.values()][:1]:
         each.saved = data.get("saved", 0)  # of all
     return switch
+
+
+_REASONS = frozenset(reason.value for reason in WaitReason)
+
+
+def waits_to_json(waits: Mapping[str, Wait]) -> list[Json]:
+    """Return the JSON of why models wait."""
+    return [
+        {
+            "model": model,
+            "reason": wait.reason.value,
+            "message": wait.message,
+            **({"expectedAt": to_rfc3339(wait.expected)} if wait.expected is not None else {}),
+            **({"behind": list(wait.behind)} if wait.behind else {}),
+        }
+        for model, wait in waits.items()
+    ]
+
+
+def waits_from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, Wait]:
+    """Return why models wait, by model. A reason that this version does not know is left out."""
+    return {
+        row["model"]: Wait(
+            WaitReason(row["reason"]),
+            row.get("message", ""),
+            from_rfc3339(row["expectedAt"]) if row.get("expectedAt") else None,
+            tuple(row.get("behind") or ()),
+        )
+        for row in rows
+        if row["reason"] in _REASONS
+    }
 
 
 def stats_to_json(stats: StatsByModel) -> list[Json]:

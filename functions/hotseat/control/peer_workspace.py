@@ -1,7 +1,7 @@
 """Models of peers behind a gate of their own: no scheduler is concerned with them, because they are always ready."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
@@ -9,7 +9,7 @@ from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
 from hotseat.core.errors import Unavailable
-from hotseat.core.messages import EXTERNAL_EPOCH, InstanceState, Residency, Resident
+from hotseat.core.messages import EXTERNAL_EPOCH, InstanceState, Residency, Resident, Wait
 from hotseat.core.policy.api import Capacity
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
@@ -56,6 +56,10 @@ class PeerWorkspace:
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model."""
         return ModelStatus(model, InstanceState.READY.value)
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:  # noqa: ARG002
+        """Return nothing: no request waits for its turn here."""
+        return {}
 
     def switches(self) -> Sequence[Switch]:
         """Return no switches."""

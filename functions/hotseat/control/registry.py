@@ -17,7 +17,7 @@ from hotseat.control.request_names import RequestNames
 from hotseat.control.upstream_servers import EmitEvent, UpstreamRegistry, UpstreamServers
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.events import Emit
-from hotseat.core.messages import InstanceState
+from hotseat.core.messages import InstanceState, Wait
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -48,6 +48,9 @@ class WorkspaceHandle(Protocol):
 
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if it is not known yet."""
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:
+        """Return by model why its requests wait. SHOWN returns the name of a model for messages."""
 
     def switches(self) -> Sequence[Switch]:
         """Return the known switches, oldest first."""

@@ -28,6 +28,7 @@ from hotseat.core.messages import (
     SavePrompts,
     Start,
     Stop,
+    Wait,
     Wake,
 )
 from hotseat.core.policy.api import Policy
@@ -166,6 +167,7 @@ class SchedulerThread:
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
+        self._wait_report = self._machine.wait_report(self._queue)
         self._busy_pods: dict[str, int] = {}
         self._memory: dict[str, int] = {}
         self._stats = stats
@@ -279,6 +281,10 @@ class SchedulerThread:
         """Return by model: queued requests at all routers, arrival time of the oldest, requests in flight."""
         return self._queue
 
+    def waits(self, shown: Callable[[str], str] = str) -> dict[str, Wait]:
+        """Return by model why its requests wait, as of the last step. SHOWN returns the name of a model for people."""
+        return self._wait_report.waits(shown)
+
     def demand_of(self, model: str) -> tuple[int, int]:
         """Return the requests of MODEL that are queued or in flight, and how many of its pods must stay because of those in flight."""
         waiting, _, in_flight = self._queue.get(model, (0, 0.0, 0))
@@ -338,6 +344,7 @@ class SchedulerThread:
                 self._stats = self._machine.stats()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
+            self._wait_report = self._machine.wait_report(self._queue)
             self._busy_pods = self._machine.busy_pods()
             self._memory = self._machine.memory()
         for command in sorted(commands, key=_order):

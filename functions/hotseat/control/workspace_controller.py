@@ -16,7 +16,7 @@ from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerHost, Schedu
 from hotseat.control.scheduling_spec import capacity_of, groups_of
 from hotseat.core.errors import Conflict, Unavailable
 from hotseat.core.events import Emit
-from hotseat.core.messages import InstanceState, Residency
+from hotseat.core.messages import InstanceState, Residency, Wait
 from hotseat.core.policy.api import Capacity, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
@@ -233,6 +233,10 @@ class WorkspaceController(ModelCommands, SchedulerHost):
     def effective_max_wait(self) -> float | None:
         """The bound on waiting in force, in seconds. None while no request is queued."""
         return self.scheduler.effective_max_wait
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:
+        """Return by model why its requests wait. SHOWN returns the name of a model for messages."""
+        return self.scheduler.waits(shown)
 
     def switches(self) -> tuple[Switch, ...]:
         """Return the known switches, oldest first."""

@@ -67,6 +67,38 @@ class CacheState(StrEnum):
     FAILED = "failed"
 
 
+class WaitReason(StrEnum):
+    """Why a Model with queued requests is not served at present."""
+
+    LOADING = "Loading"
+    WAKING = "Waking"
+    DRAINING = "Draining"  # a resident leaves for it
+    RELEASING = "Releasing"  # one has left for it, and is not proven gone yet
+    BATCH = "Batch"  # the resident serves what was queued
+    MIN_RESIDENCY = "MinResidency"
+    LINGERING = "Lingering"  # an idle resident is kept for its next request
+    TURN = "Turn"  # other Models come first
+    PRIORITY = "Priority"  # … because theirs is higher
+    PINNED = "Pinned"
+    GROUP = "Group"
+    CAPACITY = "Capacity"  # it does not fit beside what cannot leave
+    UNPROVEN = "Unproven"
+    CONCURRENCY = "Concurrency"  # it is ready, and serves as many requests as it may at a time
+    FETCHING = "Fetching"
+    BACKOFF = "Backoff"
+    DISPATCHING = "Dispatching"  # it is ready, or is about to be loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a Model with queued requests, or one that is to be loaded, waits, and when it is expected to serve."""
+
+    reason: WaitReason
+    message: str
+    expected: float | None = None  # seconds on the clock of the sender; None: what it depends on was not measured yet
+    behind: tuple[str, ...] = ()  # the first Models that come first, in their order
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Transition:
     """A change of the state of an instance. `before` is None where it began, `after` where it is gone."""

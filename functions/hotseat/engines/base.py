@@ -95,6 +95,7 @@ class Engine(Protocol):
 
     # An engine that asks for a key which it gets in its environment says in which variable: `key_variable: str`.
     # An engine that has other APIs than OpenAI's says which: `apis: Set[Api]`.
+    # An engine that may have metrics in Prometheus's format says where: `metrics_path: str`.
     # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
     # `cannot_sleep: str`.
 
@@ -190,6 +191,20 @@ def load_engine(name: str) -> Engine:
 def has_api(model: Model, api: Api) -> bool:
     """Whether the engine of a Model has this API itself. An engine that is not installed here is assumed to have OpenAI's only."""
     return api in (model.spec.apis or _apis(model.spec.engine))
+
+
+@lru_cache(maxsize=64)
+def _metrics_path(engine: str) -> str | None:
+    try:
+        path: str | None = getattr(load_engine(engine), "metrics_path", None)
+    except KeyError:
+        return None
+    return path
+
+
+def metrics_path(model: Model) -> str | None:
+    """Return the path whose GET may answer with metrics of the engine. None: it has none, or is not installed here."""
+    return _metrics_path(model.spec.engine)
 
 
 def keeps_prompts_asleep(model: Model) -> bool | None:

@@ -15,6 +15,7 @@ class Custom:
     """Engine whose command is in the Model."""
 
     name = "custom"
+    metrics_path = "/metrics"  # if it has them there
     cannot_sleep = "only you know how"
     key_variable = "ENGINE_API_KEY"
 

@@ -42,6 +42,7 @@ class LlamaCpp(LlamaCppSlots):
     """Engine for GGUF files."""
 
     name = "llamacpp"
+    metrics_path = "/metrics"  # with --metrics, else it answers 501
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
     key_variable = "LLAMA_API_KEY"
     # --sleep-idle-seconds uses the server's own clock, and any request ends the sleep by a full load. A proxy in front of it that

@@ -22,6 +22,7 @@ class Mock(LlamaCppSlots):
     """Engine without a model."""
 
     name = "mock"
+    metrics_path = "/metrics"
     key_variable = KEY_VARIABLE
 
     def check(self, model: Model) -> list[str]:

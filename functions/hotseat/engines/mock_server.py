@@ -31,7 +31,7 @@ FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
     "busy-health",
     "sleep-fails", "sleep-hangs", "sleep-lies", "die-asleep", "wake-fails", "wake-hangs", "die-waking",
-    "save-fails", "save-hangs", "die-saving", "restore-fails", "restore-hangs", "die-restoring",
+    "save-fails", "save-hangs", "die-saving", "restore-fails", "restore-hangs", "die-restoring", "metrics-fail",
 )  # fmt: skip
 INFERENCE = {
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/reranking", "/v1/responses", "/v1/moderations",
@@ -248,14 +248,24 @@ class MockServer:
                     connection.reply(401, answers.problem("The key is missing or wrong.", "invalid_api_key"))
                 elif request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
-                elif self.slots and request.path == "/metrics":
-                    connection.reply_bytes(self.slots.metrics())
+                elif request.path == "/metrics":
+                    self._tell_metrics(connection)
                 else:
                     connection.reply(*self._respond(request))
         except (Disconnected, DropConnection):
             pass
         finally:
             connection.close()
+
+    def _tell_metrics(self, connection: MockConnection) -> None:
+        if "metrics-fail" in self.faults:
+            connection.reply(500, answers.problem(f"{self.options.name} was told not to tell", "mock"))
+            return
+        count = self.counts["requests"]
+        text = (
+            f"# HELP mock_requests_total Requests.\n# TYPE mock_requests_total counter\nmock_requests_total {count}\n"
+        )
+        connection.reply_bytes(text.encode() + (self.slots.metrics() if self.slots else b""))
 
     def _respond(self, request: MockRequest) -> tuple[int, Any]:  # noqa: PLR0911 — one a route
         """Return the status and the body for all routes except inference."""

@@ -23,6 +23,7 @@ class Sglang:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "sglang"
+    metrics_path = "/metrics"  # with --enable-metrics, else it answers 404
 
     def check(self, model: Model) -> list[str]:
         """Return what such engines check."""

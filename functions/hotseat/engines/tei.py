@@ -20,6 +20,7 @@ class Tei:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "tei"
+    metrics_path = "/metrics"
     cannot_sleep = "text-embeddings-router has no request for sleep"
 
     def check(self, model: Model) -> list[str]:

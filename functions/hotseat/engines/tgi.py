@@ -18,6 +18,7 @@ class Tgi:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "tgi"
+    metrics_path = "/metrics"
     cannot_sleep = "text-generation-launcher has no request for sleep"
 
     def check(self, model: Model) -> list[str]:

@@ -24,6 +24,7 @@ class Vllm:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "vllm"
+    metrics_path = "/metrics"
     key_variable = "VLLM_API_KEY"
     apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
 

@@ -5,24 +5,28 @@ No GET loads a model.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
+from hotseat.control.history_store import HistoryStore
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.core.errors import BadRequest, NotFound, Unavailable, shortened
 from hotseat.core.events import shown_replica_name
-from hotseat.core.messages import InstanceState, Resident
+from hotseat.core.messages import InstanceState, Resident, Wait, WaitReason
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.engines.base import keeps_prompts_asleep
 from hotseat.gateway.auth import OPERATE, READ
 from hotseat.gateway.cache_api import Caches, add_cache_routes, fetching_rows, prompt_rows
 from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.engine_metrics import engine_metrics
 from hotseat.gateway.gauges import bound_in_force
+from hotseat.gateway.history_api import add_history_routes
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import NUMBER, documented
@@ -30,9 +34,12 @@ from hotseat.gateway.page import add_page_routes
 from hotseat.gateway.profiles_api import add_profile_routes
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
+from hotseat.gateway.settings_api import add_settings_routes
 from hotseat.gateway.unloading import park, unload_all_models
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
+
+Gpus = Callable[[], Sequence[Mapping[str, Any]]]
 
 ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
@@ -55,13 +62,22 @@ def admin_blueprint(
     records: RequestRecords,
     *,
     caches: Caches | None = None,
+    gpus: Gpus = list,
+    history: HistoryStore | None = None,
 ) -> Blueprint:
-    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster."""
+    """Return the routes that belong to no API family.
+
+    `caches`: what is kept on this machine. None: it is a cluster. `gpus` returns a row for each GPU of this machine.
+    `history`: what the routes for it read. None: there is none.
+    """
     blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics, caches)
+    _add_gpus(blueprint, gpus)
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
     add_request_routes(blueprint, registry, records)
+    add_history_routes(blueprint, registry, history)
+    add_settings_routes(blueprint, registry, history=history is not None, cluster=caches is None)
     add_profile_routes(blueprint, registry)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
@@ -119,6 +135,22 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
     def prometheus() -> Response:
         body, content_type = metrics.expose(request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
+
+    @blueprint.get("/metrics/engines")
+    @documented(
+        "Return the metrics of the engines that serve, with the labels model and workspace",
+        content=["text/plain"],
+        operation=READ,
+    )
+    def of_engines() -> Response:
+        return Response(engine_metrics(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _add_gpus(blueprint: Blueprint, gpus: Gpus) -> None:
+    @blueprint.get("/api/gpus")
+    @documented("List the GPUs of this machine with their figures", operation=READ)
+    def list_gpus() -> Response:
+        return jsonify(gpus=gpus())
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
@@ -259,7 +291,7 @@ def _gpus(route: ModelRoute | None) -> int | None:
 
 
 def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str, Any]]:
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     return [
         {
             "model": registry.shown_name(model),
@@ -267,6 +299,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
             "oldest_seconds": round(now - waiting.oldest, 3),
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
+            **_why(waits.get(model, _UNDECIDED), registry),
         }
         for model, (waiting, rate) in handle.gate.queues().items()
         if waiting is not None
@@ -275,7 +308,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
 
 def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
-    now = time.monotonic()
+    now, waits = time.monotonic(), handle.waits(registry.shown_name)
     mine = [name for name, route in registry.routes().items() if route.handle is handle]
     for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
@@ -287,7 +320,21 @@ def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[st
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants) if waiting else {},
+            **_why(waits.get(model, _UNDECIDED if waiting else None), registry),
         }
+
+
+_UNDECIDED = Wait(WaitReason.DISPATCHING, "the scheduler has not seen these requests yet")
+
+
+def _why(wait: Wait | None, registry: ModelRegistry) -> dict[str, Any]:
+    """Return why the requests of a Model wait; null where none do."""
+    return {
+        "reason": None if wait is None else wait.reason.value,
+        "message": None if wait is None else wait.message,
+        "expected_at": None if wait is None or wait.expected is None else rfc3339(wait.expected),
+        "behind": [] if wait is None else [registry.shown_name(name) for name in wait.behind],
+    }
 
 
 def _rounded(rate: float | None) -> float | None:

@@ -11,6 +11,7 @@ from hotseat.control.event_log import HttpSink
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.runtimes.local.gpu_figures import GpuFigures
 from hotseat.telemetry.metrics import Reading
 
 
@@ -54,6 +55,21 @@ def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Read
         for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
             if figure is not None:
                 yield Reading("hotseat_accelerator_memory_bytes", {"model": name, "kind": kind}, figure)
+
+
+def of_gpus(gpus: Iterable[GpuFigures]) -> Iterator[Reading]:
+    """Yield the figures of GPUs that are known."""
+    for gpu in gpus:
+        labels = {"gpu": gpu.id, "uuid": gpu.uuid or ""}
+        for name, value in (
+            ("hotseat_gpu_memory_used_bytes", gpu.memory_used),
+            ("hotseat_gpu_memory_total_bytes", gpu.memory_total),
+            ("hotseat_gpu_utilization_ratio", gpu.utilization),
+            ("hotseat_gpu_temperature_celsius", gpu.temperature),
+            ("hotseat_gpu_power_watts", gpu.power),
+        ):
+            if value is not None:
+                yield Reading(name, labels, value)
 
 
 def of_instances(

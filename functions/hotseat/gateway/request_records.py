@@ -4,11 +4,14 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
+import msgspec
+
 from hotseat.api.units import format_time
+from hotseat.control.history_store import Kind, Row
 from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Cancelled, HotseatError, NotFound, shortened
@@ -52,6 +55,7 @@ class RequestRecords:
         """`on_speed` is called with the metadata.name and the tokens per second of each request whose tokens are counted."""
         self.captures = captures
         self._on_speed = on_speed
+        self.on_end: Callable[[RequestRecord], None] | None = None  # gets each ended request, on the loop's thread
         self._owner = owner
         self._running: dict[int, RunningRequest] = {}
         self._ended: deque[RequestRecord] = deque(maxlen=KEPT)
@@ -78,6 +82,8 @@ class RequestRecords:
             self._uncounted.append(record)
             if len(self._uncounted) > KEPT:
                 self._count(self._uncounted.popleft())
+        if self.on_end is not None:
+            self.on_end(record)
 
     def id_of(self, number: int) -> str:
         """Return the id of a request."""
@@ -99,6 +105,11 @@ class RequestRecords:
             return list(islice(chain(running, ended), limit))
 
         return [self._row(registry, each) for each in self._owner.call(read)]
+
+    def history_rows(self, registry: ModelRegistry, record: RequestRecord) -> Iterator[Row]:
+        """Yield what the history stores of an ended request: the row of `rows`, without bodies."""
+        row = {**self._row(registry, record), "captured": False}
+        yield Row(Kind.REQUESTS, record.arrived + record.seconds, record.model, msgspec.json.encode(row).decode())
 
     def tokens(self) -> Mapping[tuple[str, str], int]:
         """Return the tokens so far, by metadata.name and kind, and the hits of prompts that were kept over a switch.

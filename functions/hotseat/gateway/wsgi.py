@@ -11,9 +11,10 @@ from werkzeug.routing import BaseConverter
 
 import hotseat
 from hotseat.control.event_log import EventLog
+from hotseat.control.history_store import MAX_REQUESTS, HistoryStore
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.admin_api import ADMIN, admin_blueprint
+from hotseat.gateway.admin_api import ADMIN, Gpus, admin_blueprint
 from hotseat.gateway.apis import find_route, inference_blueprint
 from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.ollama_models import ollama_blueprint
@@ -113,6 +114,8 @@ def create_gateway(
     capture: CaptureMode | None = None,
     upstream_port: int | None = None,
     spool: Spool | None = None,
+    history: HistoryStore | None = None,
+    gpus: Gpus = list,
     tracing: "Tracing | None" = None,
 ) -> Gateway:
     """Build the application.
@@ -121,7 +124,9 @@ def create_gateway(
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
     bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
-    `spool`: where large forms are kept. None: in memory, as all bodies. `tracing`: None if requests are not traced.
+    `spool`: where large forms are kept. None: in memory, as all bodies. `gpus` returns what `GET /api/gpus` lists. `history`: what stores
+    ended requests, and is read by routes. None: no history is kept. `tracing`: None if requests are not traced.
+
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -130,6 +135,9 @@ def create_gateway(
         None if capture is None else Captures(capture),
         lambda model, speed: metrics.speed(registry.shown_name(model), speed),
     )
+    if history is not None:
+        records.on_end = partial(history.add, partial(records.history_rows, registry), limit=MAX_REQUESTS)
+
     metrics.read_tokens(
         lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
     )
@@ -167,7 +175,10 @@ def create_gateway(
     app.register_blueprint(openai_blueprint(registry, started))
     app.register_blueprint(ollama_blueprint(registry, started, concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))
+    app.register_blueprint(
+        admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches, history=history, gpus=gpus)
+    )
+
     return app
 
 

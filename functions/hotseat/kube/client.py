@@ -1,12 +1,16 @@
 """A small client of the API server: JSON in and out, and watched caches of one kind of objects."""
 
+import builtins
 import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from enum import StrEnum
 from pathlib import Path
+from random import random
 from typing import Self
 from urllib.parse import urlencode
 
@@ -21,9 +25,12 @@ from hotseat.kube.constants import MANAGER, Resource
 log = logging.getLogger(__name__)
 
 
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
+_CONNECT, _READ = 5.0, 15.0  # seconds
+PAGE = 500  # objects of a list that are asked for at a time
+PATIENCE = 30.0  # seconds for which a call is repeated that the API server has no room for
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, GONE, NOT_FOUND = 409, 410, 404
+_NOT_NOW = (429, 503)  # with Retry-After: the request was not served
 
 # A watch may be silent for minutes, so TCP keep-alive detects a dead peer, within some 20 s. The
 # command line also runs on systems without some of these options. Values are in seconds;
@@ -46,15 +53,18 @@ class KubeError(Exception):
 
 
 class Kube:
-    """A client of one API server with one identity. Thread-safe. Every method may raise KubeError."""
+    """A client of one API server with one identity. Thread-safe. Every method may raise KubeError.
+
+    A call that the API server has no room for (429, or 503 with Retry-After) is repeated when it says, for PATIENCE seconds.
+    """
 
     def __init__(self, configuration: library.Configuration, namespace: str = "default") -> None:
         self.namespace = namespace
         self._configuration = configuration
         self._url = configuration.host.rstrip("/")
+        self._limit: float | None = None  # seconds for a call with all that is repeated
         self._http = urllib3.PoolManager(
             maxsize=16,
-            timeout=_TIMEOUT,
             retries=False,
             cert_reqs="CERT_REQUIRED" if configuration.verify_ssl else "CERT_NONE",
             ca_certs=configuration.ssl_ca_cert,
@@ -82,11 +92,35 @@ class Kube:
         chosen = next((c for c in contexts if c["name"] == context), current)
         return cls(configuration, chosen["context"].get("namespace", "default"))
 
+    def within(self, seconds: float) -> Self:
+        """Return this client for calls that take so long at most."""
+        other = copy(self)
+        other._limit = seconds  # noqa: SLF001
+        return other
+
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: str) -> Json:
         """Return an object or a list."""
         return self._call("GET", path, query=query)
+
+    def list(self, path: str, **query: str) -> tuple[builtins.list[Json], str]:
+        """Return the objects of a list, and its resourceVersion. It is fetched in pages."""
+        items: builtins.list[Json] = []
+        page = {"limit": str(PAGE)}
+        while True:
+            try:
+                found = self.get(path, **query, **page)
+            except KubeError as error:
+                if error.status != GONE or "continue" not in page:
+                    raise
+                items, page = [], {}  # it took so long that the rest is compacted: once more, as a whole
+                continue
+            items += found["items"]
+            more = found["metadata"].get("continue")
+            if not more:
+                return items, str(found["metadata"]["resourceVersion"])
+            page = {"limit": str(PAGE), "continue": more}
 
     def find(self, path: str) -> Json | None:
         """Return an object; None if it does not exist."""
@@ -114,7 +148,7 @@ class Kube:
         """
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
         query |= {"allowWatchBookmarks": "true", **({"labelSelector": selector} if selector else {})}
-        response = self._open("GET", path, query, timeout=urllib3.Timeout(connect=5.0, read=seconds + 10.0))
+        response = self._open("GET", path, query, read=seconds + 10.0)
         rest = b""
         try:
             for piece in response.stream(65536, decode_content=True):
@@ -191,24 +225,43 @@ class Kube:
         query: Mapping[str, str],
         body: Json | None = None,
         content_type: str = "application/json",
-        timeout: urllib3.Timeout = _TIMEOUT,
+        read: float = _READ,
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "hotseat"}
-        for setting in self._configuration.auth_settings().values():  # which refreshes expired credentials
-            headers[setting["key"]] = setting["value"]
         data = json.dumps(body) if body is not None else None
-        try:
-            response = self._http.request(
-                method, url, body=data, headers=headers, timeout=timeout, preload_content=False
-            )
-            if response.status < 400:  # noqa: PLR2004
-                return response
-            text = response.read()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise KubeError(0, f"{method} {path}: {error}") from error
-        response.release_conn()
-        raise _error(response.status, text)
+        began = time.monotonic()
+        ends = began + (PATIENCE if self._limit is None else self._limit)
+        while True:
+            total = None if self._limit is None else max(0.001, ends - time.monotonic())
+            timeout = urllib3.Timeout(total, _CONNECT, read)
+            for setting in self._configuration.auth_settings().values():  # which refreshes expired credentials
+                headers[setting["key"]] = setting["value"]
+            try:
+                response = self._http.request(
+                    method, url, body=data, headers=headers, timeout=timeout, preload_content=False
+                )
+                if response.status < 400:  # noqa: PLR2004
+                    return response
+                text = response.read()
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise KubeError(0, f"{method} {path}: {error}") from error
+            response.release_conn()
+            pause = _pause(response)
+            if pause is None or time.monotonic() + pause >= ends:
+                raise _error(response.status, text)
+            time.sleep(pause)
+
+
+def _pause(response: urllib3.BaseHTTPResponse) -> float | None:
+    """Return the seconds after which a call that was not served is repeated. None: it was served."""
+    after = response.headers.get("Retry-After", "")
+    return float(after) * _spread() if response.status in _NOT_NOW and after.isdecimal() else None
+
+
+def _spread() -> float:
+    """Return a factor from 1 to 1.5, so that many clients that were refused at once do not come again at once."""
+    return 1 + random() / 2  # noqa: S311
 
 
 def _error(status: int, text: bytes) -> KubeError:
@@ -285,8 +338,8 @@ class Watcher:
             try:
                 if version is None:
                     version = self._list()
-                pause = MIN_PAUSE
                 for event in self._kube.watch(self._path, version, selector=self._selector):
+                    pause = MIN_PAUSE
                     version = event["object"]["metadata"]["resourceVersion"]
                     self._handle(event)
                     if self._stopped.is_set():
@@ -294,19 +347,20 @@ class Watcher:
             except KubeError as error:
                 if error.status == GONE:
                     version = None
-                    continue
-                log.warning("the watch of %s was interrupted: %s", self._resource.plural, error)
-                self._stopped.wait(pause)
-                pause = min(2 * pause, MAX_PAUSE)
+                else:
+                    log.warning("the watch of %s was interrupted: %s", self._resource.plural, error)
             except Exception:
                 log.exception("the watch of %s failed", self._resource.plural)
                 version = None
-                self._stopped.wait(pause)
+            else:
+                continue  # the API server ends each watch after a while
+            self._stopped.wait(pause * _spread())
+            pause = min(2 * pause, MAX_PAUSE)
 
     def _list(self) -> str:
-        found = self._kube.get(self._path, **({"labelSelector": self._selector} if self._selector else {}))
+        found, version = self._kube.list(self._path, **({"labelSelector": self._selector} if self._selector else {}))
         items: dict[str, Json] = {}
-        for item in found["items"]:
+        for item in found:
             items[item["metadata"]["uid"]] = self._with_kind(item)
         for uid, old in list(self._objects.items()):
             if uid not in items:
@@ -318,7 +372,7 @@ class Watcher:
             if old_version != item["metadata"]["resourceVersion"]:
                 self._notify(Change.PUT, item)
         self._synced.set()
-        return str(found["metadata"]["resourceVersion"])
+        return version
 
     def _handle(self, event: Json) -> None:
         item = self._with_kind(event["object"])

@@ -190,6 +190,18 @@ class Outlook(Document):
     )
 
 
+class Waiting(Document):
+    """Why a Model waits. docs/scheduling.md has the reasons."""
+
+    model: str = Field(description="The Model.")
+    reason: str = Field(description="Reason in CamelCase, such as Batch, Draining or Loading.")
+    message: str = Field(default="", description="Human-readable explanation.")
+    expected_at: Time | None = Field(
+        default=None, description="Time at which the Model is expected to serve, by earlier durations, if known."
+    )
+    behind: tuple[str, ...] = Field(default=(), description="Models that come first, in their order, 16 at most.")
+
+
 class Seconds(Document):
     """Duration of a step."""
 
@@ -229,7 +241,16 @@ class WorkspaceStatus(Document):
         "until the field changes.",
     )
     resident: str = Field(default="", description="Names of the resident Models, for display.")
+    since: Time | None = Field(default=None, description="Time of the last change of an instance.")
+    switching: str = Field(default="", description="Models that are being switched to, and the phase, for display.")
     waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
+    waiting_for: str = Field(
+        default="", description="Models with queued requests, how many, and why they wait, for display."
+    )
+    waits: tuple[Waiting, ...] = Field(
+        default=(),
+        description="Why Models wait. It is written when a reason changes, or with something else that has changed.",
+    )
     residents: tuple[ResidentSchema, ...] = Field(default=(), description="All instances.")
     models: tuple[Listed, ...] = Field(
         default=(), description="Models of the Workspace, with the fields that routers need."

@@ -156,6 +156,7 @@ _READ_COUNTERS = (
     "hotseat_switching_gpu_seconds",
     "hotseat_events_undelivered",
 )
+_GPU = ("gpu", "uuid")  # labels: its number, as in nvidia-smi, and its UUID
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_queued_requests": ("Requests in the queue of a model.", ("model",)),
@@ -180,6 +181,11 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Accelerator memory that a model claims, and the most that one of its engines was measured to use (kind: claimed, seen).",
         ("model", "kind"),
     ),
+    "hotseat_gpu_memory_used_bytes": ("Memory of a GPU in use, by any process. NVIDIA only, on one machine.", _GPU),
+    "hotseat_gpu_memory_total_bytes": ("Memory of a GPU.", _GPU),
+    "hotseat_gpu_utilization_ratio": ("Share of the last moments in which a GPU computed, 0 to 1.", _GPU),
+    "hotseat_gpu_temperature_celsius": ("Temperature of a GPU.", _GPU),
+    "hotseat_gpu_power_watts": ("Power that a GPU draws.", _GPU),
     "hotseat_upstream_available": (
         "Whether a server of a model (engine external) gets requests: 1, or 0 while its circuit is open or its health checks fail.",
         ("model", "url"),
@@ -191,11 +197,6 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_events_queued": ("Events that wait to be delivered to the sink.", ()),
     "hotseat_leader": ("On a switcher: 1 if it leads, and 0 if it stands by.", ()),
     "hotseat_build_info": ("1, with the version of hotseat.", ("version",)),
-    "hotseat_gpu_memory_used_bytes": ("GPU memory in use, by whatever process.", ("gpu", "uuid")),
-    "hotseat_gpu_memory_total_bytes": ("GPU memory.", ("gpu", "uuid")),
-    "hotseat_gpu_utilization_ratio": ("Share of time in which a kernel ran on the GPU, from 0 to 1.", ("gpu", "uuid")),
-    "hotseat_gpu_temperature_celsius": ("Temperature of the GPU.", ("gpu", "uuid")),
-    "hotseat_gpu_power_watts": ("Power that the GPU draws.", ("gpu", "uuid")),
 }
 
 _LABELS_READ = {

@@ -149,7 +149,9 @@ def running(fake):
         "waiting": [
             {
                 "model": "gemma", "count": 14, "oldest_seconds": 1.5, "rate": 0.4567,
-                "tenants": {"key-1": 1, "key-2": 12, "": 1},
+                "tenants": {"key-1": 1, "key-2": 12, "": 1}, "reason": "Draining",
+                "message": "qwen drains for gemma: it serves 2 requests in flight first",
+                "expected_at": ago(seconds=-72.9), "behind": ["qwen"],
             },
             {"model": "phi", "count": 3, "oldest_seconds": 0.1, "rate": None, "tenants": {}},
         ],
@@ -163,11 +165,17 @@ def test_ps_shows_who_holds_the_accelerator_and_who_waits(hotseat, running):
         ["default", "qwen", "draining", "1/1", "0,1", "2", "5s", "http://127.0.0.1:5801"],
         ["spare", "-", "free", "0/1", "-", "0", "-", "-"],
         [""],
-        ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"],
-        ["gemma", "14", "1s", "0.46/s", "key-2:12,-:1,key-1:1"],
-        ["phi", "3", "0s", "-", "-"],
+        ["WAITING", "COUNT", "OLDEST", "REASON", "EXPECTED", "RATE", "TENANTS"],
+        ["gemma", "14", "1s", "Draining", "in 1m12s", "0.46/s", "key-2:12,-:1,key-1:1"],
+        ["phi", "3", "0s", "-", "-", "-", "-"],
     ]
     assert hotseat("ps", "-o", "name").stdout == "qwen\n"
+
+
+def test_ps_wide_says_in_a_sentence_why_requests_wait(hotseat, running):
+    wide = hotseat("ps", "-o", "wide").stdout
+    assert "WHY" in wide
+    assert "qwen drains for gemma: it serves 2 requests in flight first" in wide
 
 
 def test_ps_wide_tells_how_each_engine_came_to_its_state(fake, hotseat, running):

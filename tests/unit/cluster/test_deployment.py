@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 KNATIVE = ROOT / "knative"
 PARTS = ("router", "switcher")
 READ = ["get", "list", "watch"]
+WATCH = ["list", "watch"]
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -102,30 +103,31 @@ def rules(name: str) -> dict[str, list[str]]:
     )
     found: dict[str, list[str]] = {}
     for rule in role["rules"]:
-        assert set(rule) == {"apiGroups", "resources", "verbs"}
+        assert set(rule) - {"resourceNames"} == {"apiGroups", "resources", "verbs"}
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
-                assert f"{group}/{resource}" not in found
-                found[f"{group}/{resource}"] = rule["verbs"]
+                what = "/".join((group, resource, *rule.get("resourceNames", ())))
+                assert what not in found
+                found[what] = rule["verbs"]
     return found
 
 
 def test_the_router_reads_workspaces_and_no_more():
-    assert rules("hotseat-router") == {"hotseat.dev/workspaces": READ}
+    assert rules("hotseat-router") == {"hotseat.dev/workspaces": WATCH}
 
 
 def test_the_switcher_has_the_rights_that_it_uses():
     assert rules("hotseat-switcher") == {
-        "hotseat.dev/models": [*READ, "patch"],
-        "hotseat.dev/workspaces": READ,
+        "hotseat.dev/models": [*WATCH, "patch"],
+        "hotseat.dev/workspaces": WATCH,
         "hotseat.dev/models/status": ["patch"],
         "hotseat.dev/workspaces/status": ["patch"],
         "hotseat.dev/models/finalizers": ["update"],
-        "autoscaling.internal.knative.dev/podautoscalers": READ,
+        "autoscaling.internal.knative.dev/podautoscalers": WATCH,
         "autoscaling.internal.knative.dev/podautoscalers/status": ["patch"],
         "autoscaling.internal.knative.dev/podautoscalers/finalizers": ["update"],
         "serving.knative.dev/services": [*READ, "create", "patch", "delete"],
-        "networking.internal.knative.dev/serverlessservices": [*READ, "create", "patch"],
+        "networking.internal.knative.dev/serverlessservices": [*WATCH, "create", "patch"],
         "apps/deployments": [*READ, "patch"],
         "apps/replicasets": ["list", "watch", "patch", "delete"],
         "/pods": [*READ, "patch", "delete"],
@@ -133,7 +135,8 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "/persistentvolumeclaims": [*READ, "create", "patch"],
         "batch/jobs": [*READ, "create", "patch", "delete"],
         "/events": ["list", "create"],
-        "coordination.k8s.io/leases": ["get", "create", "patch"],
+        "coordination.k8s.io/leases/hotseat-switcher": ["get", "patch"],
+        "coordination.k8s.io/leases": ["create"],
     }
     assert rules("hotseat-nodes") == {"/nodes": ["get"]}
 
@@ -159,7 +162,8 @@ def test_each_account_is_bound_to_its_role(part):
 @pytest.mark.parametrize("part", PARTS)
 def test_a_deployment_runs_what_the_knative_service_runs(part):
     one, other = (made["spec"]["template"]["spec"] for made in (service(part), deployment(part)))
-    other["containers"][0]["readinessProbe"]["httpGet"].pop("port")
+    for probe in ("readinessProbe", "livenessProbe"):
+        other["containers"][0][probe]["httpGet"].pop("port")
     env = other["containers"][0]["env"]
     env[:] = [each for each in env if "valueFrom" not in each]  # Knative allows no fieldRef by default
     assert one["containers"] == other["containers"]

@@ -1,5 +1,7 @@
 """Settings of an administrator, from the environment of the switcher to the objects that it makes."""
 
+import json
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import yaml
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
+from hotseat.api.units import format_time
 from hotseat.cluster.functions import VARIABLES, FunctionSettings, read_settings
 from hotseat.cluster.router.app import RouterApp
 from hotseat.cluster.switcher.app import SwitcherApp
+from hotseat.control.history_store import HistorySettings, Kind
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.kube.client import Kube
 from hotseat.kube.constants import ClusterSettings
@@ -55,6 +59,43 @@ def test_the_router_keeps_large_forms_in_files(read, monkeypatch, text, size):
     monkeypatch.setattr("hotseat.cluster.router.app.create_gateway", lambda *_, spool, **__: made.append(spool))
     RouterApp(read(HOTSEAT_MAX_FORM=text), ConcurrencyLimit(10))
     assert [each and each.max_size for each in made] == [size]
+
+
+def test_the_router_keeps_a_history_where_it_is_told_to(read, monkeypatch, tmp_path):
+    monkeypatch.setattr(Kube, "connect", FakeKube)
+    path = tmp_path / "kept" / "history.db"
+    made = []
+    monkeypatch.setattr("hotseat.cluster.router.app.create_gateway", lambda *_, history, **__: made.append(history))
+    for text in ("", "off", str(path)):
+        app = RouterApp(
+            read(HOTSEAT_HISTORY=text, HOTSEAT_HISTORY_DAYS="2", HOTSEAT_HISTORY_SIZE="32Mi"), ConcurrencyLimit(10)
+        )
+    assert made[:2] == [None, None]
+    assert made[2].settings == HistorySettings(path, 2, 2**25)
+    event = {
+        "id": "1",
+        "type": "dev.hotseat.model.cached.v1",
+        "time": format_time(time.time()),
+        "metadataname": "a",
+        "data": {},
+    }
+    for _ in range(2):  # a router that starts gets events again that the switcher still has
+        app._events.publish(event)
+    made[2].close()
+    assert [json.loads(row) for row in made[2].read(Kind.EVENTS, limit=9)[0]] == [event]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("HOTSEAT_HISTORY_DAYS", "0", "a number of days, at least 1"),
+        ("HOTSEAT_HISTORY_DAYS", "week", "a number of days, at least 1"),
+        ("HOTSEAT_HISTORY_SIZE", "1Mi", "a size of at least 16Mi"),
+    ],
+)
+def test_a_bound_of_the_history_that_cannot_be_is_refused(read, name, text, allowed):
+    with pytest.raises(SystemExit, match=f"{name} is {text!r}; allowed: {allowed}"):
+        read(**{name: text})
 
 
 def test_all_settings_reach_the_objects(read, monkeypatch):

@@ -21,8 +21,20 @@ from hotseat.control.codec import (
     switch_from_json,
     switch_to_json,
     to_rfc3339,
+    waits_from_json,
+    waits_to_json,
 )
-from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
+from hotseat.core.messages import (
+    Demand,
+    InstanceState,
+    QueuedDemand,
+    Refusal,
+    Residency,
+    Resident,
+    Transition,
+    Wait,
+    WaitReason,
+)
 from hotseat.core.scheduler.history import Eviction, Switch
 from hotseat.engines.access import DialAddress, TlsSettings, access_of, engine_headers
 
@@ -113,6 +125,18 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert [(s.before, s.after, s.why) for s in read.residents[0].story] == [(s.before, s.after, s.why) for s in steps]
     assert read.residents[0].story[0].at == pytest.approx(now - 2, abs=0.002)
     assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)
+
+
+def test_why_models_wait_survives_the_journey_through_the_status() -> None:
+    now = from_rfc3339(to_rfc3339(time.monotonic()))  # to the millisecond
+    waits = {
+        "a": Wait(WaitReason.TURN, "b and c come first", now, ("b", "c")),
+        "b": Wait(WaitReason.LOADING, "b is loading"),
+    }
+    rows = waits_to_json(waits)
+    assert rows[1] == {"model": "b", "reason": "Loading", "message": "b is loading"}
+    assert waits_from_json(json.loads(json.dumps(rows))) == waits
+    assert waits_from_json([{"model": "a", "reason": "OfALaterVersion"}]) == {}
 
 
 def test_a_status_that_nobody_has_written_yet_is_an_empty_residency() -> None:

@@ -12,9 +12,11 @@ from hotseat.cluster.demand_keys import DemandKeys
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
+from hotseat.control.codec import waits_to_json
 from hotseat.control.event_log import EventLog
 from hotseat.control.peers import models_of, without_conflicts
 from hotseat.core.errors import QueueFull, UnknownModel
+from hotseat.core.messages import Wait, WaitReason
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus
 
@@ -80,6 +82,16 @@ def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     registry.apply(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
     assert registry.find("a").handle.status("a").pinned
+
+
+def test_why_a_model_waits_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(
+    registry: RemoteWorkspaces,
+) -> None:
+    waits = {"a": Wait(WaitReason.TURN, "b comes first", None, ("b",))}
+    registry.apply(document(None, waits=waits_to_json(waits)))
+    assert registry.find("a").handle.waits(registry.shown_name) == waits
+    registry.apply(document(None))
+    assert registry.find("a").handle.waits(registry.shown_name) == {}
 
 
 def test_nothing_is_dispatched_before_this_router_is_enrolled(registry: RemoteWorkspaces) -> None:

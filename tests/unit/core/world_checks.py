@@ -20,10 +20,12 @@ from hotseat.core.messages import (
     SavePrompts,
     Start,
     Stop,
+    WaitReason,
     Wake,
 )
 from hotseat.core.policy.api import NOTHING
 from hotseat.core.scheduler import messages as seats
+from hotseat.core.scheduler.instance import DRAINING_STATES
 from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import Publish, Tick
@@ -52,6 +54,7 @@ class CheckedWorld(WorldState):
         before = {h.id: h.state for h in self.switching.instances.values()}
         commands = self.switching.step(stimulus)
         self.hold_against_preferences(before)
+        self.hold_waits_against_instances(stimulus.now)
         for command in commands:
             match command:
                 case Start():
@@ -81,6 +84,31 @@ class CheckedWorld(WorldState):
         late = [h for h in self.switching.instances.values() if (deadline(h) or self.now + 1) <= self.now]
         assert not late, f"{late} should not save or restore any longer"
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
+
+    def hold_waits_against_instances(self, now: float) -> None:
+        """Every model with queued requests has a reason to wait, which is true of its instances and those of others."""
+        queue = self.switching.queue()
+        waits = self.switching.wait_report(queue).waits()
+        assert {model for model, (waiting, _, _) in queue.items() if waiting} <= waits.keys()
+        for model, wait in waits.items():
+            states = {h.state for h in self.switching.instances.of(model)}
+            others = {h.state for h in self.switching.instances.values() if h.model != model}
+            assert wait.message
+            assert wait.expected is None or wait.expected >= now, wait
+            assert model not in wait.behind or wait.reason is WaitReason.UNPROVEN, (model, wait)
+            match wait.reason:
+                case WaitReason.LOADING:
+                    assert states & {InstanceState.LOADING, InstanceState.RESTORING}, (model, wait)
+                case WaitReason.WAKING:
+                    assert InstanceState.WAKING in states, (model, wait)
+                case WaitReason.DRAINING:
+                    assert others & {InstanceState.READY, *DRAINING_STATES}, (model, wait)
+                case WaitReason.RELEASING:
+                    assert (states | others) - {InstanceState.READY, InstanceState.PARKED}, (model, wait)
+                case WaitReason.CONCURRENCY:
+                    assert InstanceState.READY in states or self.terms[model].external, (model, wait)
+                case WaitReason.UNPROVEN:
+                    assert InstanceState.UNPROVEN in states | others, (model, wait)
 
     def hold_against_preferences(self, before: Mapping[str, InstanceState]) -> None:
         """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""

@@ -401,7 +401,7 @@ def test_the_page_about_it_names_every_setting_and_its_example_is_taken() -> Non
     }
     settings = MODEL_KEYS | TOP_KEYS | TOP_LOST.keys()
     assert not [key for key in settings - parts - {"models", "routing", "hooks"} if f"`{key}`" not in page]
-    example = page.partition("```yaml\n")[2].partition("```")[0]
+    example = "kind: Workspace\n" + page.partition("```yaml\nkind: Workspace\n")[2].partition("```")[0]
     models = "".join(
         f"---\n{{apiVersion: hotseat.dev/v1alpha1, kind: Model, metadata: {{name: {name}}}, spec: {{engine: mock}}}}\n"
         for name in ("qwen", "gemma", "embed", "rerank")

@@ -11,6 +11,8 @@ from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog, HttpSink
+from hotseat.control.history_recorder import HistoryRecorder
+from hotseat.control.history_store import HistoryStore
 from hotseat.control.owner import LoopOwner
 from hotseat.gateway.gauges import of_requests, of_sinks, of_upstreams, with_shown_names
 from hotseat.gateway.key_file import KeySource
@@ -56,6 +58,9 @@ class RouterApp:
         self._metrics = Metrics(self._gauges)
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self._history = HistoryStore(settings.history) if settings.history else None
+        if self._history is not None:
+            self._events.subscribe(HistoryRecorder(self._history).event)
         self._key_source = KeySource((), settings.key_file, optional=True)
         self._key_source.read()
         self.gateway = create_gateway(
@@ -71,6 +76,7 @@ class RouterApp:
             admin_port=settings.admin_port,
             capture=settings.capture,
             spool=Spool(Path(gettempdir()), settings.max_form) if settings.max_form else None,
+            history=self._history,
             tracing=self._tracing,
         )
 
@@ -96,7 +102,7 @@ class RouterApp:
         self._event_follower.close()
         self._events.close()
         self._connections.close()
-        for each in (self._sink, self._request_log, self._tracing):
+        for each in (self._sink, self._request_log, self._history, self._tracing):
             if each is not None:
                 each.close()
 

@@ -14,14 +14,21 @@ from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.cluster.router.reads import RemoteLog
-from hotseat.control.codec import from_rfc3339, model_from_row, residency_from_status, switch_from_json, to_rfc3339
+from hotseat.control.codec import (
+    from_rfc3339,
+    model_from_row,
+    residency_from_status,
+    switch_from_json,
+    to_rfc3339,
+    waits_from_json,
+)
 from hotseat.control.event_log import EventLog
 from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
 from hotseat.core.errors import Conflict, Unavailable
-from hotseat.core.messages import Residency
+from hotseat.core.messages import Residency, Wait
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -44,6 +51,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self.created: Mapping[str, str] = {}  # by model: creationTimestamp
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] = ()
+        self._waits: Mapping[str, Wait] = {}
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
         self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed, registry.owner)
         self.gate.apply_key_weights(registry.key_weights)
@@ -79,6 +87,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._registry.events.add_shown_names({model.name: model.shown_name for model in self.models})
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._switches = tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ())
+        self._waits = waits_from_json(status.get("waits") or ())
         routers = status.get("routers") or ()
         limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
@@ -99,6 +108,10 @@ class RemoteWorkspace(WorkspaceHandle):
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if it is not known yet."""
         return self._statuses.get(model, ModelStatus(model, "unloaded"))
+
+    def waits(self, shown: Callable[[str], str]) -> Mapping[str, Wait]:  # noqa: ARG002
+        """Return by model why its requests wait, as the switcher wrote it, with shown names in messages."""
+        return self._waits
 
     def switches(self) -> Sequence[Switch]:
         """Return the switches in the status, oldest first."""

@@ -29,7 +29,7 @@ class Autoscalers:
         if time.monotonic() >= self._due and any(is_adopted(each) for each in deployments):
             self._due = time.monotonic() + INTERVAL
             try:
-                items = self._kube.get(self._path)["items"]
+                items, _ = self._kube.list(self._path)
             except KubeError as error:
                 log.debug("HorizontalPodAutoscalers cannot be read: %s", error)
                 items = []

@@ -336,7 +336,7 @@ class JobFetcher:
         kind, name = blocking
         try:
             selector = f"involvedObject.kind={kind},involvedObject.name={name}"
-            events = self._kube.get(EVENTS.path(self._namespace), fieldSelector=selector)["items"]
+            events, _ = self._kube.list(EVENTS.path(self._namespace), fieldSelector=selector)
         except KubeError as error:
             log.debug("Events of %s %s: %s", kind, name, error)
             return

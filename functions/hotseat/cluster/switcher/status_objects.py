@@ -22,6 +22,7 @@ from hotseat.core.messages import (
     InstanceState,
     Residency,
     Resident,
+    Wait,
 )
 from hotseat.core.policy.api import Capacity
 from hotseat.core.scheduler.history import Switch
@@ -145,6 +146,41 @@ def resident_names(residency: Residency) -> Json:
     parked = [r.model for r in residency.residents if r.state is InstanceState.PARKED]
     resident = [r.model for r in residency.residents if r.state is not InstanceState.PARKED]
     return {"resident": ", ".join(resident) or None, "parked": ", ".join(parked) or None}
+
+
+SHOWN_WAITS = 4  # models in a column of kubectl
+
+
+def story_columns(
+    residency: Residency,
+    switches: Iterable[Switch],
+    queue: Mapping[str, tuple[int, float, int]],
+    waits: Mapping[str, Wait],
+) -> Json:
+    """Return what columns of kubectl say of running switches and of waiting models: `gemma: draining qwen`, `3 gemma (Batch)`."""
+    waiting = [
+        f"{count} {model} ({waits[model].reason.value})" if model in waits else f"{count} {model}"
+        for model, (count, _, _) in queue.items()
+        if count
+    ]
+    more = [f"{len(waiting) - SHOWN_WAITS} more"] if len(waiting) > SHOWN_WAITS else []
+    since = max((r.since for r in residency.residents if r.on_accelerator), default=0.0)
+    running = [f"{switch.to}: {_phase(switch)}" for switch in switches if switch.outcome == "running"]
+    return {
+        "switching": ", ".join(running) or None,
+        "waitingFor": ", ".join([*waiting[:SHOWN_WAITS], *more]) or None,
+        "since": to_rfc3339(since) if since else None,
+    }
+
+
+def _phase(switch: Switch) -> str:
+    """Return what a running switch does: `draining qwen`, `releasing qwen`, `loading`."""
+    if switch.started is not None:
+        return "restoring" if switch.restoring is not None else "waking" if switch.woken else "loading"
+    left = [each for each in switch.leaving.values() if each.released is None]
+    drains = [each.model for each in left if each.stopping is None]
+    names = ", ".join(drains or [each.model for each in left])
+    return f"{'draining' if drains else 'releasing'} {names}" if left else "starting"
 
 
 def workspace_conditions(

@@ -1,7 +1,7 @@
 """Writes what people see of Models and Workspaces: statuses, state labels and Kubernetes Events."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hotseat.api.types import Json
@@ -16,7 +16,9 @@ RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the
 class StatusWriter(CoalescingWorker):
     """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only.
 
-    `written` is called after each write, `measured` with the seconds that each has taken.
+    `written` is called after each write, `measured` with the seconds that each has taken. Fields that are `only_along` are written with
+    others only: they change with time.
+
     """
 
     def __init__(
@@ -26,6 +28,8 @@ class StatusWriter(CoalescingWorker):
         build: Callable[[], Json],
         written: Callable[[], None] = lambda: None,
         measured: Measured = unmeasured,
+        *,
+        only_along: Collection[str] = (),
     ) -> None:
         super().__init__(
             f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True, measured=measured
@@ -34,13 +38,14 @@ class StatusWriter(CoalescingWorker):
         self._path = path
         self._build = build
         self._notify = written
+        self._only_along = only_along
         self._written: Json = {}
 
     def write(self) -> None:
         """Write what has changed. Raise KubeError if it cannot be written; a deleted object is ignored."""
         status = self._build()
         changed = {key: value for key, value in status.items() if self._written.get(key, ...) != value}
-        if not changed:
+        if changed.keys() <= set(self._only_along):
             return
         try:
             self._kube.merge(self._path, {"status": changed})
@@ -62,6 +67,8 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.switch.cancelled.v1": ("Normal", "SwitchCancelled"),
     "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
 }
+
+_STEPS = ("drain", "save", "release", "load", "restore")
 
 _ENDPOINT = (
     "Send requests to the router (hotseat-router). "
@@ -168,6 +175,10 @@ def _message(reason: str, data: Mapping[str, Any]) -> str:
     left = ", ".join(data.get("from", ())) or "nothing"
     phases = data.get("phases") or {}
     took = f" in {phases['total']:.2f} s" if "total" in phases else ""
+    parts = [f"{phase} {phases[phase]:.2f} s" for phase in _STEPS if phases.get(phase)]
+    took += f" ({', '.join(parts)})" if took and parts else ""
+    if reason == "SwitchStarted":
+        took = f" ({data.get('reason')}, {data.get('waiting')} queued)"
     why = f": {data['message']}" if data.get("message") else ""
     return f"{reason}: {left} → {data.get('to')}{took}{why}"
 

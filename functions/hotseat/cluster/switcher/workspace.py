@@ -15,7 +15,13 @@ from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.status_writer import StatusWriter
-from hotseat.control.codec import residency_from_status, residency_to_status, stats_from_json, stats_to_json
+from hotseat.control.codec import (
+    residency_from_status,
+    residency_to_status,
+    stats_from_json,
+    stats_to_json,
+    waits_to_json,
+)
 from hotseat.control.event_log import EventLog
 from hotseat.control.scheduling_spec import capacity_of, scheduling_spec_of
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
@@ -108,7 +114,12 @@ class ClusterWorkspace(WorkspaceController):
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._status_writer = StatusWriter(
-            kube, path, self.build_status, lambda: on_residency(self.scheduler.residency), on_reconciled
+            kube,
+            path,
+            self.build_status,
+            lambda: on_residency(self.scheduler.residency),
+            on_reconciled,
+            only_along=("waits",),
         )
 
     @property
@@ -214,6 +225,8 @@ class ClusterWorkspace(WorkspaceController):
     def build_status(self) -> Json:
         """Return the whole status."""
         rows, queue = self.scheduler.status(), self.scheduler.queue()
+        names = {model.name: model.shown_name for model in self.models}
+        waits = self.scheduler.waits(lambda name: names.get(name, name))
         return {
             "observedGeneration": self.generation,
             "runtime": self.runtime_name or None,
@@ -225,6 +238,8 @@ class ClusterWorkspace(WorkspaceController):
             "activeModel": self._active_model.acted_on,
             **statuses.resident_names(self.scheduler.residency),
             "learned": stats_to_json(self.scheduler.stats()),
+            **statuses.story_columns(self.scheduler.residency, self.scheduler.switches(), queue, waits),
+            "waits": waits_to_json(waits),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
             "conditions": self._conditions(),
         }

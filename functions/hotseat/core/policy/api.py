@@ -1,12 +1,12 @@
 """What a policy is given and what it returns: claims, capacities, views and decisions. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from math import exp
+from math import exp, inf
 from typing import Protocol
 
-from hotseat.core.messages import InstanceState
+from hotseat.core.messages import InstanceState, WaitReason
 from hotseat.core.policy.groups import UNGROUPED, Groups
 
 Shares = tuple[tuple[str, int], ...]  # what is taken: name of the GPU, and how much of it
@@ -205,15 +205,36 @@ class View:
     auto_max_wait: float | None = None  # what `maxWait: Auto` stands for now; None: all models state a bound
 
 
+EvictableAt = tuple[
+    float, WaitReason
+]  # from when a resident may be evicted (inf: not in its state), and what keeps it until then
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a policy does not have a queued model loaded."""
+
+    reason: WaitReason
+    behind: tuple[str, ...] = ()  # the models that come first
+    until: float = inf  # seconds: from when all residents among them may be evicted, at the latest; inf: not known
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What should be resident, when to decide again (None: when something changes), and the bound on waiting in force."""
+    """What should be resident, when to decide again (None: when something changes), and the bound on waiting in force.
+
+    The last three fields are for people. A policy may leave them out. `obstacles` are called when somebody asks.
+    """
 
     resident: tuple[str, ...] = ()
     wake_at: float | None = None
     effective_max_wait: float | None = None
     cut_off: frozenset[str] = frozenset()  # evicted ones whose queued requests are for their next turn
     evicted_for_preference: tuple[str, ...] = ()  # evicted by preferences (preferences.py), not by the policy
+    queue: Sequence[ModelView] = field(default=(), compare=False, repr=False)  # models to be loaded, in their order
+    obstacles: Mapping[str, Callable[[], Obstacle]] = field(default_factory=dict, compare=False, repr=False)
+    # By queued model: seconds that the turns before its own take.
+    turns_ahead: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 def auto_max_wait(costs: Sequence[float]) -> float:

@@ -13,8 +13,8 @@ docs/scheduling.md has the figures:
 from collections.abc import Mapping, Sequence
 from math import inf, sqrt
 
-from hotseat.core.messages import InstanceState
-from hotseat.core.policy.api import NOTHING, Decision, ModelView, View
+from hotseat.core.messages import InstanceState, WaitReason
+from hotseat.core.policy.api import NOTHING, Decision, EvictableAt, ModelView, View
 from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
 from hotseat.core.policy.placement import pending, place, residents
 
@@ -38,7 +38,7 @@ class Batch:
         kept, held = residents(view)
         queued_models = pending(view)
         active = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
-        max_resident = _max_resident(view, active)
+        max_resident = most_resident(view, active)
         round_ = _round(active, max_resident)
         bounds = {m.name: max(m.max_wait, round_) for m in queued_models}
         due = {m.name: m.oldest + bounds[m.name] for m in queued_models}
@@ -52,21 +52,31 @@ class Batch:
 
         queue = sorted(queued_models, key=order)
         pressing = [m for m in queue if m.may_evict]  # no turn ends for a model that must not evict
-        ahead_of = _time_ahead(pressing, max_resident)
+        ahead_of = time_ahead(pressing, max_resident)
         last_call = min((due[name] - lead for name, lead in ahead_of.items()), default=inf)
         idle_until = {r.name: _keep_idle_until(r, pressing) for r in kept.values()} if pressing else {}
 
-        def free_at(resident: ModelView, waiter: ModelView) -> float:
-            at = evictable_at(resident, last_call - _remaining_batch(resident, waiter))
-            return max(at, min(idle_until[resident.name], last_call)) if resident.idle else at
+        def free_at(resident: ModelView, waiter: ModelView) -> EvictableAt:
+            at, why = evictable_at(resident, last_call - _remaining_batch(resident, waiter))
+            lingers = min(idle_until[resident.name], last_call) if resident.idle else -inf
+            return (lingers, WaitReason.LINGERING) if lingers > at else (at, why)
 
         promise = _effective_bound(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], ahead_of)
         promise = view.auto_max_wait if promise is None else promise
-        resident, wake_at = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
-        return Decision(resident, wake_at, promise, _cut_off(view, resident, pressing))
+        placed = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
+        cut_off = _cut_off(view, placed.resident, pressing)
+        return Decision(
+            placed.resident,
+            placed.wake_at,
+            promise,
+            cut_off,
+            queue=queue,
+            obstacles=placed.obstacles,
+            turns_ahead=ahead_of,
+        )
 
 
-def _max_resident(view: View, active: Sequence[ModelView]) -> int:
+def most_resident(view: View, active: Sequence[ModelView]) -> int:
     """Return how many models can be resident at a time.
 
     As many as are, or as GPUs and groups allow of the active ones.
@@ -85,7 +95,7 @@ def _round(active: Sequence[ModelView], max_resident: int) -> float:
     return sum(m.switch_cost + m.uncertainty for m in active) / max_resident / (1 - min(load, FULL))
 
 
-def _time_ahead(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
+def time_ahead(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
     """Return the seconds that the turns ahead of each queued model take, if each serves what is queued when it begins."""
     ahead_of, ahead = {}, 0.0
     for model in queue:

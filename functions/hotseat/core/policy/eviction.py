@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from typing import Protocol, TypeVar
 
-from hotseat.core.messages import InstanceState
-from hotseat.core.policy.api import NOTHING, Claim, ModelView, Preference, View
+from hotseat.core.messages import InstanceState, WaitReason
+from hotseat.core.policy.api import NOTHING, Claim, EvictableAt, ModelView, Preference, View
 
 LEAVING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)
 EvictionKey = tuple[bool, bool, bool, int, float, float, str]
@@ -38,17 +38,19 @@ def eviction_key(model: ModelView, *, by_priority: bool = True) -> EvictionKey:
 # When -----------------------------------------------------------------------------------------------------------------
 
 
-def evictable_at(resident: ModelView, due: float) -> float:
-    """Return the time from which a resident may be evicted for a queued request. inf: not in this state.
+def evictable_at(resident: ModelView, due: float) -> EvictableAt:
+    """Return the time from which a resident may be evicted for a queued request, and why not before. inf: not in this state.
 
     `due` is when the bound of the request ends.
     """
     if resident.state in LEAVING_STATES:
-        return 0.0  # decided already
-    if resident.state is InstanceState.LOADING:
-        return resident.kept_until if resident.idle else inf  # once ready it serves its batch first
+        return 0.0, WaitReason.DRAINING  # decided already
+    if resident.state is InstanceState.LOADING:  # once ready it serves its batch first
+        return (resident.kept_until, WaitReason.LINGERING) if resident.idle else (inf, WaitReason.TURN)
     earliest = resident.ready_since + resident.min_residency
-    return earliest if resident.idle else max(earliest, due)
+    if resident.idle or earliest >= due:
+        return earliest, WaitReason.MIN_RESIDENCY
+    return due, WaitReason.BATCH
 
 
 def evictable_for_preference_at(resident: ModelView, model: ModelView) -> float:

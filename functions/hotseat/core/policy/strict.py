@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from math import inf
 
-from hotseat.core.policy.api import Decision, ModelView, View
+from hotseat.core.messages import WaitReason
+from hotseat.core.policy.api import Decision, EvictableAt, ModelView, View
+from hotseat.core.policy.batch import most_resident, time_ahead
 from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
 from hotseat.core.policy.placement import pending, place, residents
 
@@ -40,13 +42,19 @@ def _in_order(view: View, rank: Callable[[ModelView], float]) -> Decision:
     def order(model: ModelView) -> tuple[bool, float, bool, float, str]:
         return (not model.may_evict, rank(model), not model.promised, model.oldest, model.name)
 
-    def free_at(resident: ModelView, waiter: ModelView) -> float:
+    def free_at(resident: ModelView, waiter: ModelView) -> EvictableAt:
         mine = (rank(resident), resident.oldest if resident.waiting else inf)
         first = resident.state not in LEAVING_STATES and not resident.idle and mine <= (rank(waiter), waiter.oldest)
-        return _outranked_at(resident, waiter) if first else max(evictable_at(resident, -inf), resident.kept_until)
+        if first:
+            why = WaitReason.PRIORITY if mine[0] < rank(waiter) else WaitReason.BATCH
+            return _outranked_at(resident, waiter), why
+        at, why = evictable_at(resident, -inf)
+        return (resident.kept_until, WaitReason.LINGERING) if resident.kept_until > at else (at, why)
 
-    resident, wake_at = place(view, kept, held, sorted(pending(view), key=order), free_at=free_at)
-    return Decision(resident, wake_at)
+    queue = sorted(pending(view), key=order)
+    placed = place(view, kept, held, queue, free_at=free_at)
+    ahead = time_ahead(queue, most_resident(view, [m for m in view.models if not m.idle])) if queue else {}
+    return Decision(placed.resident, placed.wake_at, queue=queue, obstacles=placed.obstacles, turns_ahead=ahead)
 
 
 def _outranked_at(resident: ModelView, waiter: ModelView) -> float:

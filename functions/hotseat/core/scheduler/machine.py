@@ -19,13 +19,13 @@ Its state lies in parts (parts.py), each of which owns a piece of it: state.py m
 instance.py the table of an instance's states, demand.py demand, availability.py failures and
 refusals, preferences.py pins and schedules, sleep.py parked engines, prompts.py prompt caches,
 history.py switches, stats.py statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
-and lifecycle.py (starting and stopping). parts.py collects the commands.
+and lifecycle.py (starting and stopping). parts.py collects the commands, waits.py says why models wait.
 """
 
 from types import MappingProxyType
 
 from hotseat.core.messages import CacheObserved, InstanceAdopted, InstanceState, Refusal, Residency
-from hotseat.core.policy.api import NOTHING, Decision, Policy
+from hotseat.core.policy.api import NOTHING, Capacity, Decision, Policy, View
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.instance import ACTIVE_STATES, DRAINING_STATES, Instances
 from hotseat.core.scheduler.lifecycle import InstanceLifecycle
@@ -54,6 +54,7 @@ from hotseat.core.scheduler.replicas import promote_and_trim
 from hotseat.core.scheduler.runtime_events import RuntimeEvents
 from hotseat.core.scheduler.stats import ModelStats, StatsArchive, StatsByModel
 from hotseat.core.scheduler.status import statuses
+from hotseat.core.scheduler.waits import Queue, WaitReport
 
 
 class Scheduler:
@@ -69,6 +70,7 @@ class Scheduler:
         self.policy = policy
         self.wake_at: float | None = None
         self.decision = Decision()  # the last one
+        self._view = View(0.0, Capacity(), ())  # that of the last decision
         self.parts = parts = Parts.new(workspace, epoch)
         self._stats = StatsArchive(parts.history.durations, parts.state.memory, parts.sleep, dict(remembered))
         self._view_builder = PolicyViewBuilder(parts)
@@ -217,7 +219,7 @@ class Scheduler:
         effects.add(*events, *parts.availability.fetch_ahead(state.specs))
         effects.wake_at(*times)
 
-        view = self._view_builder.view(now)
+        self._view = view = self._view_builder.view(now)
         self.decision = decision = decide_with_preferences(self.policy, view)
         queued = {model.name for model in view.models if model.waiting}
 
@@ -277,6 +279,19 @@ class Scheduler:
             self.parts.state.instances.primaries(),
             self.parts.availability,
             self.parts.preferences.pinned,
+        )
+
+    def wait_report(self, queue: Queue) -> WaitReport:
+        """Return why models wait. `queue` is that of this moment."""
+        parts = self.parts
+        return WaitReport(
+            self._view,
+            self.decision,
+            parts.state.residency.residents,
+            queue,
+            parts.state.specs,
+            parts.availability,
+            parts.history.durations,
         )
 
     def queue(self) -> dict[str, tuple[int, float, int]]:

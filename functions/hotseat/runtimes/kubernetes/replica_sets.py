@@ -59,7 +59,7 @@ class ReplicaSets:
         return self._list(resource, f"{self._label}={workload}")
 
     def _list(self, resource: Resource, selector: str) -> list[Json]:
-        items: list[Json] = self._kube.get(resource.path(self._namespace), labelSelector=selector)["items"]
+        items, _ = self._kube.list(resource.path(self._namespace), labelSelector=selector)
         return items
 
 

@@ -5,12 +5,13 @@ import fcntl
 import importlib
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from hotseat.api.model import Model
+from hotseat.runtimes.local.gpu_figures import GpuFigures
 from hotseat.runtimes.local.supervisor import descendants
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ class MemoryProof(Protocol):
 
     def uuids(self) -> tuple[str, ...]:
         """Return the UUIDs in the order of the driver's numbers; empty if the driver does not report them."""
+
+    def figures(self) -> Sequence[GpuFigures]:
+        """Return what each accelerator reports of itself."""
 
 
 class Nvml:
@@ -73,7 +77,35 @@ class Nvml:
             names = [self._nvml.nvmlDeviceGetUUID(handle) for handle in self._handles]
         except self._nvml.NVMLError:
             return ()
-        return tuple(name.decode() if isinstance(name, bytes) else name for name in names)
+        return tuple(map(_text, names))
+
+    def figures(self) -> Sequence[GpuFigures]:
+        """Return what each GPU reports of itself. A figure that it does not have, or that this driver does not report, is None."""
+        return [self._figures(str(index), handle) for index, handle in enumerate(self._handles)]
+
+    def _figures(self, number: str, handle: Any) -> GpuFigures:
+        nvml = self._nvml
+
+        def known(read: Callable[[], Any]) -> Any:
+            try:
+                return read()
+            except (nvml.NVMLError, AttributeError):  # AttributeError: the library is older than the function
+                return None
+
+        uuid, name = known(lambda: nvml.nvmlDeviceGetUUID(handle)), known(lambda: nvml.nvmlDeviceGetName(handle))
+        memory = known(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+        busy = known(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)  # percent
+        power = known(lambda: nvml.nvmlDeviceGetPowerUsage(handle))  # mW
+        return GpuFigures(
+            id=number,
+            uuid=None if uuid is None else _text(uuid),
+            name=None if name is None else _text(name),
+            memory_used=None if memory is None else memory.used,
+            memory_total=None if memory is None else memory.total,
+            utilization=None if busy is None else busy / 100,
+            temperature=known(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            power=None if power is None else power / 1000,
+        )
 
     def _processes(self, handle: Any) -> dict[int, int]:
         listed = [
@@ -81,6 +113,10 @@ class Nvml:
             *self._nvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
         ]
         return {process.pid: process.usedGpuMemory or 0 for process in listed}  # None if the driver does not report it
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def find_accelerators() -> MemoryProof | None:
