@@ -22,7 +22,7 @@ from .rounds import Soak
 from .world import Violation, World
 
 NAMESPACE = "HOTSEAT_SOAK_NAMESPACE"
-DISK = 1500  # KiB; the state directory's
+DISK = 24 * 1024  # KiB; the state directory's, with a history of 16 MiB at most
 LAST_SECONDS = 12
 
 

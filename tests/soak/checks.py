@@ -82,6 +82,8 @@ EXPECTED = [  # what a line of the log says, and the faults that explain it
     (r"Worker \(pid:\d+\) was sent SIG", ("kill worker",)),
     # The message says why, as clients are told it.
     (r"spec\.activeModel \S+ was not loaded: ", (*KILLS, *FREEZES, *EXPLAINS["unloaded"], *EXPLAINS["pinned"], "disk")),
+    (r"cannot write the history .*: (database or disk is full|disk I/O error|unable to open database file)", ("disk",)),
+    (r"the history .* is written again; \d+ rows have been lost", ("disk",)),
     (r"cannot (write|be written|start).*No space left on device", ("disk",)),
 ]
 

@@ -139,7 +139,9 @@ class World:
         down = self.fault("down")
         self.gather()
         try:
-            self.hotseat = Hotseat(self.folder, documents, "--state-dir", str(self.state), seats=GPUS)
+            self.hotseat = Hotseat(
+                self.folder, documents, "--state-dir", str(self.state), "--history-size", "16Mi", seats=GPUS
+            )
         except AssertionError as error:
             self.violate(f"hotseat does not start: {error}")
             raise Violation(str(error)) from None

@@ -99,7 +99,7 @@ class HistoryStore:
         self._connection: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None  # of the file
         self._unusable = ""  # what a reader has found wrong with the file
-        self._lost = 0
+        self._lost = self._told = 0  # rows; and of how many of them the log has told
         self._failing = False
         self._pruned = 0.0
         try:
@@ -197,7 +197,7 @@ class HistoryStore:
                 self._failed(error)
                 self._disconnect()  # what SQLite knows of a file that it could not write may be wrong
         self._disconnect()
-        if self._lost:
+        if self._lost > self._told:
             log.warning("the history %s has lost %d rows", self._path, self._lost)
 
     def _store_or_begin_anew(self, batch: list[tuple[Callable[[Any], Iterable[Row]], Any]]) -> None:
@@ -238,7 +238,7 @@ class HistoryStore:
 
     def _succeeded(self) -> None:
         if self._failing:
-            self._failing = False
+            self._failing, self._told = False, self._lost
             log.warning("the history %s is written again; %d rows have been lost", self._path, self._lost)
 
     def _connect(self) -> sqlite3.Connection:
