@@ -18,7 +18,7 @@ from tests.embedded.harness import PATIENCE, Call, eventually
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "monitoring/rules/rules.yaml"
 PROGRAM = shutil.which("prometheus")
-WINDOW = "20s"  # of rules and queries, in place of minutes
+WINDOW = "30s"  # of rules and queries, in place of minutes
 
 
 def quick_rules() -> str:

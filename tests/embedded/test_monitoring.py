@@ -22,7 +22,7 @@ from .receiver import Receiver
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="Prometheus is not installed; on Debian: apt-get install prometheus"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 DASHBOARDS = sorted((ROOT / "monitoring/dashboards").glob("*.json"))
@@ -116,7 +116,10 @@ def world(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         for thread in asking:
             thread.start()
         world = World(hotseat, prometheus, {})
-        eventually(world.all_fired, 90, pause=0.25)
+        try:
+            eventually(world.all_fired, 150, pause=0.25)
+        except AssertionError as error:
+            raise AssertionError(f"of all alerts, these fired: {sorted(world.fired)}") from error
         yield world
 
 
