@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from hotseat.cluster.switcher.app import SwitcherApp
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.kube.client import KubeError
 from hotseat.kube.constants import CLAIMS, JOBS, SERVICES, WORKSPACES
 from hotseat.kube.jobs import job_name
 from tests.fake_kube import NS
 
-from .fake_switcher import Home
+from .fake_switcher import SETTINGS, Home
 
 
 @pytest.fixture
@@ -271,3 +273,31 @@ def test_prompts_are_kept_of_models_with_a_claim(home: Home) -> None:
 
     home.until(lambda: home.kube.objects.get(SERVICES.path(NS, "b")))
     assert ["HOTSEAT_PROMPTS" in variables(model) for model in "abc"] == [True, False, False]
+
+
+def test_a_switcher_tells_whether_it_leads_and_how_long_it_reconciles(home: Home) -> None:
+    home.write("a")
+    home.load("a")
+    client = home.app.gateway.test_client()
+
+    def samples() -> dict[tuple[str, ...], float]:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+    home.until(lambda: samples().get(("hotseat_loads_total", "a", "completed")))
+    kinds = {"documents", "workspace_status", "model_status"}
+    home.until(lambda: all(samples().get(("hotseat_reconcile_duration_seconds_count", kind)) for kind in kinds))
+    told = samples()
+    assert {key[1] for key in told if key[0] == "hotseat_reconcile_duration_seconds_count"} == kinds
+    assert told["hotseat_leader",] == 1
+    assert told["hotseat_resident_seconds_total", "a", "default"] > 0
+    assert told["hotseat_switching_gpu_seconds_total", "default"] > 0
+    home.stop()
+    assert samples()["hotseat_leader",] == 0
+
+
+def test_a_switcher_that_does_not_lead_says_so(home: Home) -> None:
+    standby = SwitcherApp(SETTINGS)
+    text = standby.gateway.test_client().get("/metrics").text
+    assert "hotseat_leader 0.0" in text.splitlines()
+    standby.close()
