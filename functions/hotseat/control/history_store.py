@@ -2,7 +2,7 @@
 
 One thread writes. What is to be stored is queued, which takes about a microsecond and never waits; rows of about a fifth of a second
 go into one transaction. If the queue is full, or the disk, rows are lost and counted, and nothing else happens. That bounds what the
-history takes from the threads that serve: a row costs 20 microseconds of CPU, and a thousand of them are written in a second. The file
+history takes from the threads that serve: a row costs about 20 microseconds of CPU, and at most 500 of them are written in a second. The file
 survives a SIGKILL (write-ahead log); a power failure may cost the last rows.
 """
 
@@ -35,7 +35,7 @@ LEAST_SIZE: Final = 16 * 2**20  # with which the write-ahead log is a small part
 MAX_QUEUED = 2000  # items that may wait: for a slow disk, or because there are too many of them
 MAX_REQUESTS = 1000  # of them that are no events. Each holds some KiB of its answer until it is written
 GATHER = 0.2  # seconds in which rows gather
-BATCH = 200  # items that are written then
+BATCH = 100  # items that are written then
 RETRY = 5.0  # seconds after a failure until the next try
 PRUNE_INTERVAL = 60.0  # seconds between looks for rows that are too old
 CLOSE_TIME = 2.0  # seconds that close() waits for the last rows
