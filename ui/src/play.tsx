@@ -18,7 +18,7 @@ export function Playground() {
   const needed = CAPABILITIES[kind];
   const fit = models.value.filter((each) => !needed || !each.capabilities?.length || each.capabilities.includes(needed));
   const others = models.value.filter((each) => !fit.includes(each));
-  const chosen = models.value.some((each) => each.id === model) ? model : fit[0]?.id ?? models.value[0]?.id ?? "";
+  const chosen = models.value.some((each) => each.id === model) ? model : (fit.find((each) => each.status.state === "ready") ?? fit[0])?.id ?? models.value[0]?.id ?? "";
   return (
     <section class="card play">
       <header>

@@ -1,5 +1,5 @@
 // From events to what was on the accelerator when: one lane for each model, one span for each state of an instance.
-import type { Happening, Instance, Phases, Request } from "./state";
+import type { Happening, Instance, Model, Phases, Request } from "./state";
 
 export type Kind = "load" | "ready" | "drain" | "release" | "parked" | "failed" | "wait";
 export interface Span { kind: Kind; from: number; to: number; text: string; swap?: Swap; open?: boolean }
@@ -12,10 +12,10 @@ export interface Picture { lanes: Lane[]; swaps: Swap[] }
 
 export const laneId = (workspace: string, model: string) => `${workspace}\n${model}`;
 
-/** Return lanes sorted by name, and the switches between them. Spans that go on are open, and end at `now`. */
+/** Return lanes, and the switches between them. Spans that go on are open, and end at `now`. */
 export function pictureOf(events: readonly Happening[], running: readonly Instance[], now: number): Picture {
   const lanes = new Map<string, Lane>(), swaps: Swap[] = [];
-  const ready = new Map<string, number>(), parked = new Map<string, number>(), waits = new Map<string, number>();
+  const ready = new Map<string, number>(), parked = new Map<string, number>();
   const told = new Map<string, Swap>(), leaving = new Map<string, Swap>(); // switches that go on, by the model that comes, and that goes
 
   const add = (workspace: string, model: string, kind: Kind, from: number, to: number, text: string, swap?: Swap, open = false) => {
@@ -26,18 +26,9 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
     lane.spans.push({ kind, from, to, text, ...(swap && { swap }), ...(open && { open }) });
     lane.last = Math.max(lane.last, to);
   };
-  const waited = (workspace: string, model: string, until: number) => {
-    const since = waits.get(laneId(workspace, model));
-    if (since !== undefined) add(workspace, model, "wait", since, until, "requests waited", told.get(laneId(workspace, model)));
-    waits.delete(laneId(workspace, model));
-  };
-
   for (const { at, type, subject, workspace, data } of events) {
     const id: string = data.instance ?? "", took = 1000 * (data.seconds ?? 0), lane = laneId(workspace, subject);
     switch (type) {
-      case "switch.requested":
-        if (!waits.has(laneId(workspace, data.model))) waits.set(laneId(workspace, data.model), at);
-        break;
       case "switch.started": {
         const swap = { at, workspace, from: data.from, to: data.to, reason: data.reason, waiting: data.waiting, handed: at };
         told.set(laneId(workspace, data.to), swap);
@@ -53,7 +44,6 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
         add(workspace, subject, "load", at - took, at, type === "model.ready" ? "load" : "wake", swap);
         if (swap) swap.handed = at - took;
         ready.set(id, at);
-        waited(workspace, subject, at);
         break;
       }
       case "model.released":
@@ -73,7 +63,6 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
         if (since !== undefined) add(workspace, subject, "ready", since, at, "resident");
         ready.delete(id);
         add(workspace, subject, "failed", swap?.at ?? at, at, data.message, swap);
-        waited(workspace, subject, at);
         break;
       }
       case "switch.completed": case "switch.failed": case "switch.cancelled": {
@@ -84,7 +73,6 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
           told.delete(laneId(workspace, data.to));
           for (const name of swap.from) leaving.delete(laneId(workspace, name));
         }
-        if (type === "switch.cancelled") waited(workspace, data.to, at);
         break;
       }
     }
@@ -101,32 +89,45 @@ export function pictureOf(events: readonly Happening[], running: readonly Instan
       if (kind === "load" && told.has(lane)) told.get(lane)!.handed = from;
     }
   }
-  for (const [id, since] of waits) {
-    const [workspace, model] = id.split("\n") as [string, string];
-    add(workspace, model, "wait", since, now, "requests wait", undefined, true);
-  }
   for (const lane of lanes.values()) lane.spans.sort((a, b) => a.from - b.from);
-  return { lanes: [...lanes.values()].sort((a, b) => a.workspace.localeCompare(b.workspace) || a.model.localeCompare(b.model)), swaps };
+  return { lanes: [...lanes.values()], swaps };
 }
 
-/** Return when each model had requests in flight: sorted pairs that do not overlap. What goes on ends at infinity. */
-export function busyOf(requests: readonly Request[]): Map<string, [number, number][]> {
-  const found = new Map<string, [number, number][]>();
+type Pairs = Map<string, [number, number][]>;
+
+/** Return when each model had requests that waited, and such that were in flight: sorted pairs that do not overlap. What goes on ends at infinity. */
+export function timesOf(requests: readonly Request[]): { waits: Pairs; busy: Pairs } {
+  const waits: Pairs = new Map(), busy: Pairs = new Map();
+  const add = (to: Pairs, model: string, pair: [number, number]) => { to.get(model)?.push(pair) ?? to.set(model, [pair]); };
   for (const each of requests) {
-    if (each.state === "waiting") continue;
-    const arrived = Date.parse(each.arrived_at);
-    const pair: [number, number] = [arrived + 1000 * (each.waited ?? 0), each.state === "ended" ? arrived + 1000 * each.seconds : Infinity];
-    found.get(each.model)?.push(pair) ?? found.set(each.model, [pair]);
+    const arrived = Date.parse(each.arrived_at), end = each.state === "ended" ? arrived + 1000 * each.seconds : Infinity;
+    const sent = each.waited === null ? end : arrived + 1000 * each.waited;
+    if (sent - arrived > 20) add(waits, each.wanted ?? each.model, [arrived, sent]);
+    if (each.waited !== null) add(busy, each.model, [sent, end]);
   }
-  for (const [model, pairs] of found) {
-    pairs.sort((a, b) => a[0] - b[0]);
-    const joined: [number, number][] = [];
-    for (const pair of pairs) {
-      const last = joined[joined.length - 1];
+  return { waits: joined(waits), busy: joined(busy) };
+}
+
+function joined(times: Pairs): Pairs {
+  return new Map([...times].map(([model, pairs]) => {
+    const found: [number, number][] = [];
+    for (const pair of pairs.sort((a, b) => a[0] - b[0])) {
+      const last = found[found.length - 1];
       if (last && pair[0] <= last[1]) last[1] = Math.max(last[1], pair[1]);
-      else joined.push(pair);
+      else found.push(pair);
     }
-    found.set(model, joined);
+    return [model, found];
+  }));
+}
+
+/** Add to the lanes when requests waited for their models, and a lane for each model that only waits. */
+export function withWaits({ lanes, swaps }: Picture, waits: Pairs, models: readonly Model[], now: number): Picture {
+  const found = new Map(lanes.map((lane) => [lane.model, lane]));
+  for (const [model, pairs] of waits) {
+    const spans = pairs.map(([from, to]): Span => ({ kind: "wait", from, to: Math.min(to, now), text: "requests wait", open: to > now }));
+    const lane = found.get(model), workspace = models.find((each) => each.id === model)?.workspace ?? "";
+    const last = Math.max(lane?.last ?? 0, spans.at(-1)!.to);
+    found.set(model, { ...(lane ?? { id: laneId(workspace, model), model, workspace }), last, spans: [...(lane?.spans ?? []), ...spans].sort((a, b) => a.from - b.from) });
   }
-  return found;
+  return { lanes: [...found.values()].sort((a, b) => a.workspace.localeCompare(b.workspace) || a.model.localeCompare(b.model)), swaps };
 }

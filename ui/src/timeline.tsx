@@ -2,8 +2,8 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { clock, hue, seconds } from "./format";
-import { busyOf, laneId, pictureOf, type Lane, type Picture, type Span, type Swap } from "./spans";
-import { events, remember, requests, running, settings } from "./state";
+import { laneId, pictureOf, timesOf, withWaits, type Lane, type Picture, type Span, type Swap } from "./spans";
+import { events, models, remember, requests, running, settings } from "./state";
 
 const RANGES = [[60, "1 min"], [120, "2 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "24 h"]] as const;
 const ROW = 28, TOP = 24, GAP = 6, MOST = 13; // MOST: rows that are in sight at once
@@ -17,15 +17,15 @@ export function TimeLine({ model }: { model?: string }) {
   const [chosen, setChosen] = useState<{ lane: string; from: number; kind: string; byKey: boolean } | null>(null);
   const box = useRef<HTMLDivElement>(null), canvas = useRef<HTMLCanvasElement>(null);
   const drawn = useRef<Drawn[]>([]);
-  const picture = useMemo(() => pictureOf(events.value, running.value, Date.now()), [events.value, running.value]);
-  const busy = useMemo(() => busyOf(requests.value), [requests.value]);
+  const { waits, busy } = useMemo(() => timesOf(requests.value), [requests.value]);
+  const picture = useMemo(() => withWaits(pictureOf(events.value, running.value, Date.now()), waits, models.value, Date.now()), [events.value, running.value, waits]);
   const begin = Date.now() - 1000 * range.value;
   const lanes = picture.lanes.filter((each) => each.last > begin && (!model || each.model === model));
   const height = TOP + ROW * Math.min(lanes.length, MOST);
   const lane = lanes.find((each) => each.id === chosen?.lane);
   const span = lane?.spans.findLast((each) => each.from === chosen!.from && each.kind === chosen!.kind);
 
-  useEffect(() => { void remember("events", range.value); if (range.value > 120) void remember("requests", range.value); }, [range.value, settings.value?.history]);
+  useEffect(() => { void remember("events", range.value); void remember("requests", range.value); }, [range.value, settings.value?.history]);
 
   useEffect(() => {
     const element = canvas.current;

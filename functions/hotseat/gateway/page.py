@@ -10,12 +10,12 @@ from hotseat.gateway.openapi import documented
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 # It loads nothing from another host, runs no inline script, is in no frame, and makes pictures and sounds of answers only.
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
 
@@ -32,6 +32,9 @@ def add_page_routes(blueprint: Blueprint) -> None:
             raise NotFound(f"The web page has no part {shortened(name)}.")
         body, kind = parts[name]
         response = Response(body, content_type=f"{kind}; charset=utf-8", headers=_HEADERS)
+        # Browsers ignore it, and say so as an error, where the connection is not secure.
+        if request.is_secure or request.host.rsplit(":", 1)[0] in _LOOPBACK:
+            response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         response.add_etag()
         return response.make_conditional(request)
 
