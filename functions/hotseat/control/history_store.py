@@ -2,8 +2,8 @@
 
 One thread writes. What is to be stored is queued, which takes about a microsecond and never waits; rows of about a fifth of a second
 go into one transaction. If the queue is full, or the disk, rows are lost and counted, and nothing else happens. That bounds what the
-history takes from the threads that serve: a row costs about 20 microseconds of CPU, and at most 500 of them are written in a second. The file
-survives a SIGKILL (write-ahead log); a power failure may cost the last rows.
+history takes from the threads that serve: a row costs about 20 microseconds of CPU, and at most 500 of them are written in a second.
+The file survives a SIGKILL (write-ahead log); a power failure may cost the last rows.
 """
 
 import json
