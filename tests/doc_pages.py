@@ -280,20 +280,26 @@ class Walk:
         path.chmod(0o755)
 
     def _finish(self, argv: list[str], shown: list[str], where: str) -> None:
-        done = subprocess.run(
-            argv,
-            cwd=self.folder,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        output = done.stdout + done.stderr
+        """Run a command to its end. What a cluster shows of its objects comes a little later: such a command is repeated."""
+        limit = time.monotonic() + 20
+        while True:
+            done = subprocess.run(
+                argv,
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            output = done.stdout + done.stderr
+            assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{output}"
+            missing = differs(shown, output)
+            if not missing or "kubectl get" not in argv[-1] or time.monotonic() > limit:
+                break
+            time.sleep(0.5)
         self.transcript.append((where, output))
-        assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{output}"
-        missing = differs(shown, output)
         assert not missing, f"{where}: the page shows\n{missing}\nbut the output is\n{output}"
 
     def _begin(self, command: str, shown: list[str]) -> None:
