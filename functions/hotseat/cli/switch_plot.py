@@ -117,6 +117,8 @@ def _evictions_and_loads(rows: Iterable[Row]) -> Iterable[_Change]:
             yield from (_Change(decided, shown_model_of(name), by_switch=True) for name in models_of(row.get("from")))
         if row["outcome"] == "completed":
             yield _Change(decided + (row.get("phases") or {}).get("total", 0.0), str(row["to"]), came=True)
+        elif row["outcome"] != "running":  # the next switch names it in `from`, but it has never served
+            yield _Change(decided, str(row["to"]))
 
 
 def _releases(events: Iterable[Row]) -> Iterable[_Change]:

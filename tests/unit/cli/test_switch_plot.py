@@ -101,6 +101,16 @@ def test_a_model_that_has_failed_to_load_was_never_resident() -> None:
     ]
 
 
+def test_a_model_that_has_failed_to_load_was_not_resident_before_if_the_next_switch_begins_before_its_event() -> None:
+    failed = switch(0, "a", outcome="failed", load=1.0)
+    events = [event(1.003, "model.failed", "a", reason="LoadFailed")]
+    assert drawn([failed, switch(1, "b", "a", load=1.0)], events) == [
+        ("a", "load", 0, 1, "failed"),
+        ("b", "load", 1, 2),
+        ("b", "resident", 2, 100),
+    ]
+
+
 def test_a_switch_that_goes_on_has_no_phases_and_its_victim_may_still_serve() -> None:
     switches = [switch(0, "a", load=4.0), switch(90, "b", "a", outcome="running", waiting=2, wait=3.0)]
     assert drawn(switches)[1:] == [("a", "resident", 4, 100), ("b", "wait", 87, 100, "2")]
