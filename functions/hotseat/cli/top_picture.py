@@ -186,9 +186,15 @@ def _model_line(name: str, listed: Row, queue: Row, resident: Row | None, speed:
         waiting=int(queue.get("waiting") or 0),
         oldest=queue.get("oldest_seconds"),
         expected_at=queue.get("expected_at"),
-        why=": ".join(filter(None, (reason, message.partition("\n")[0]))),
+        why=": ".join(filter(None, (reason, _line(message)))),
         speed=speed,
     )
+
+
+def _line(message: str) -> str:
+    """Return a message in one line: its first, and the last line of an engine's output if it ends with that."""
+    first, *output = message.split("\n")
+    return f"{first} {output[-1]}" if output and first.endswith(":") else first
 
 
 def _speeds(requests: Iterable[Row], now: datetime | None) -> dict[str, float]:
@@ -434,7 +440,7 @@ def _past(switches: Sequence[Row]) -> list[Line]:
     found: list[Line] = [[("LAST SWITCHES", HEAD)]] if switches else []
     for row in switches:
         style = {"completed": "", "failed": BAD}.get(row["outcome"], DIM)
-        why = str(row.get("message") or "").partition("\n")[0]
+        why = _line(str(row.get("message") or ""))
         text = phases(row) if row["outcome"] == "completed" else f"{row['outcome']}: {why}" if why else row["outcome"]
         at = clock({"time": row.get("started_at")})
         found.append(

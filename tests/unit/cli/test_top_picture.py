@@ -150,14 +150,14 @@ def test_failures_and_fetches_say_what_is_known() -> None:
             "running": [],
             "fetching": [{"model": "b", "done": 1 << 30, "total": 2 << 30, "rate": None, "remaining": 60}],
         },
-        switches=[{**SWITCH, "outcome": "failed", "message": "exit status 1"}],
+        switches=[{**SWITCH, "outcome": "failed", "message": "exit status 1. Its last output:\nbegin\nno memory"}],
     )
     lines = plain(picture(answers, TopView(), NOW, 130))
     assert [line for line in lines if line.startswith("a ")] == [
         "a      failed    -    -          -         -       -       -         exit status 1"
     ]
     assert "fetch   b  50%  1Gi of 2Gi  1m left" in lines
-    assert lines[-1].endswith("gemma → qwen  demand  failed: exit status 1")
+    assert lines[-1].endswith("gemma → qwen  demand  failed: exit status 1. Its last output: no memory")
 
 
 def test_answers_of_an_earlier_version_are_enough() -> None:
