@@ -39,6 +39,11 @@ def add_history_routes(blueprint: Blueprint, registry: ModelRegistry, history: H
                 code="history_disabled",
             )
         since, until, limit = _time("since"), _time("until"), min(_MOST, count_parameter("limit", _DEFAULT))
+        if since is not None and until is not None and until < since:
+            raise BadRequest(
+                f"The parameter until is {shortened(request.args['until'])!r}, which is before since; allowed: a time after it.",
+                param="until",
+            )
         try:
             rows, oldest = history.read(kind, since=since, until=until, model=_model(registry), limit=limit)
         except HistoryUnreadable as error:

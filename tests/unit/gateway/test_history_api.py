@@ -92,6 +92,14 @@ def test_what_is_no_time_is_refused(store: HistoryStore, text: str) -> None:
     assert "allowed: a time such as 2026-01-31T12:00:00Z, or a duration" in answer.get_json()["message"]
 
 
+def test_an_end_before_the_begin_is_refused(store: HistoryStore) -> None:
+    answer = client_of(store).get("/api/history/requests?since=1h&until=2h")
+    assert (answer.status_code, answer.get_json()["message"]) == (
+        400,
+        "The parameter until is '2h', which is before since; allowed: a time after it.",
+    )
+
+
 def test_without_a_history_it_is_said() -> None:
     for kind in Kind:
         answer = client_of(None).get(f"/api/history/{kind}")
