@@ -332,6 +332,50 @@ def test_a_request_shows_where_its_time_went(hotseat: Hotseat, open_page: Open) 
     playwright.expect(page.locator("tbody .good")).to_have_count(0)
 
 
+def test_a_request_that_waits_has_no_answer_yet_and_is_cancelled_beside_a_long_name(
+    hotseat: Hotseat, open_page: Open
+) -> None:
+    name = "a-model-with-the-long-name-of-its-file-in-q4_k_m"
+
+    def waiting(route: playwright.Route) -> None:
+        answer = route.fetch().json()
+        ended = next(each for each in answer["requests"] if each["state"] == "ended")
+        first = {**ended, "id": "x-1", "model": name, "state": "waiting", "status": None, "waited": None, "ttft": None}
+        route.fulfill(json={"requests": [{**first, "seconds": 7.0, "switch_seconds": 2.0}, *answer["requests"]]})
+
+    hotseat.ask("gemma")
+    page = open_page(hotseat)
+    page.route("**/api/requests?*", waiting)
+    page.goto(page.url + "requests")
+    page.get_by_role("button", name="Details of x-1").click()
+    playwright.expect(page.locator(".detail .legend")).to_have_text("queue 5.0 sswitch 2.0 s")
+    cancel, rows = page.get_by_role("button", name="Cancel x-1").bounding_box(), page.locator(".rows").bounding_box()
+    assert cancel["x"] + cancel["width"] <= rows["x"] + rows["width"], "it is in sight"
+
+
+def test_models_that_wait_stand_in_the_order_of_their_turns(hotseat: Hotseat, open_page: Open) -> None:
+    def queue(route: playwright.Route) -> None:
+        rows = route.fetch().json()["queue"]
+        for row, name, behind, expected in (
+            (rows[0], "third", ["first", "second"], None),
+            (rows[1], "second", ["first"], "2030-01-01T00:00:20Z"),
+            (rows[2], "first", [], None),
+        ):
+            row.update(model=name, waiting=1, reason="Turn", behind=behind, expected_at=expected)
+        route.fulfill(json={"queue": rows[:3]})
+
+    page = open_page(hotseat)
+    page.route("**/api/queue", queue)
+    playwright.expect(page.locator(".next .name")).to_have_text(["first", "second", "third"])
+
+
+def test_an_address_without_a_view_is_told(hotseat: Hotseat, open_page: Open) -> None:
+    page = open_page(hotseat, "reqests")
+    shows(page, "There is no view reqests")
+    page.get_by_role("link", name="Show what happens now").click()
+    shows(page, "On the accelerator")
+
+
 def test_a_switch_is_seen_within_100_ms_of_its_event(hotseat: Hotseat, open_page: Open) -> None:
     """Milliseconds from `model.ready` until the page shows the state. What else the machine does can only add to them."""
     hotseat.ask("qwen3-8b")

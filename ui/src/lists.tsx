@@ -127,7 +127,7 @@ export function Requests() {
         row={(each: Request) => (
           <tr key={each.id} aria-selected={each.id === open}>
             <td><button type="button" class="plain" aria-label={`Details of ${each.id}`} aria-expanded={each.id === open} onClick={() => setOpen(each.id === open ? "" : each.id)}>{clock(Date.parse(each.arrived_at))}</button></td>
-            <td><Name>{each.model}</Name>{each.wanted && <small> for {each.wanted}</small>}</td>
+            <td class="narrow"><Name>{each.model}</Name>{each.wanted && <small> for {each.wanted}</small>}</td>
             <td class="wide dim">{each.route}</td><td class="wide">{each.tenant ?? ""}</td>
             <td>{each.state === "ended" ? <span class={`code ${(each.status ?? 0) < 400 ? "good" : "bad"}`}>{each.status}</span> : <State value={each.state.replace("_", " ")} />}</td>
             <td class="number">{seconds(each.waited)}</td><td class="number wide">{seconds(each.switch_seconds)}</td>
@@ -149,14 +149,15 @@ function Kept() {
 
 /** Where the time of a request went, to scale. */
 function Detail({ of, close }: { of: Request; close: () => void }) {
-  const waited = of.waited ?? 0, switched = Math.min(of.switch_seconds ?? 0, waited), first = Math.max(0, (of.ttft ?? 0) - waited);
-  const parts = [["queue", waited - switched], ["switch", switched], ["first token", first], ["answer", Math.max(0, of.seconds - waited - first)]] as const;
+  const waited = of.waited ?? of.seconds, switched = Math.min(of.switch_seconds ?? 0, waited), first = Math.max(0, (of.ttft ?? 0) - waited);
+  const all = [["queue", waited - switched], ["switch", switched], ["first token", first], ["answer", Math.max(0, of.seconds - waited - first)]] as const;
+  const parts = all.filter(([, part]) => part > 0);
   const total = parts.reduce((sum, [, part]) => sum + part, 0) || 1;
   return (
     <div class="detail">
       <p><b>{of.id}</b> {of.route} to {of.model}{of.tenant && <> by {of.tenant}</>}, priority {of.priority}, {day(Date.parse(of.arrived_at))} {clock(Date.parse(of.arrived_at))}</p>
       <div class="phases">{parts.map(([name, part]) => <span class={`r-${name.split(" ")[0]}`} style={{ width: `${(100 * part) / total}%` }} title={`${name} ${seconds(part)}`} />)}</div>
-      <ul class="legend">{parts.filter(([, part]) => part > 0).map(([name, part]) => <li class={`r-${name.split(" ")[0]}`}>{name} {seconds(part)}</li>)}</ul>
+      <ul class="legend">{parts.map(([name, part]) => <li class={`r-${name.split(" ")[0]}`}>{name} {seconds(part)}</li>)}</ul>
       <button type="button" onClick={close}>Close</button>
     </div>
   );
@@ -190,7 +191,7 @@ export function Events() {
         row={(each) => (
           <tr key={each.id}>
             <td>{clock(each.at)}</td><td><span class={/fail/.test(each.type) ? "bad" : ""}>{each.type}</span></td><td>{each.subject && <Name>{each.subject}</Name>}</td>
-            <td class="wide data">{Object.entries(each.data).filter(([, value]) => value !== null).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ")}</td>
+            <td class="wide data" title={JSON.stringify(each.data, null, 1)}>{Object.entries(each.data).filter(([, value]) => value !== null).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ")}</td>
           </tr>
         )} />
     </section>

@@ -80,6 +80,7 @@ function App() {
             {view === "events" && <Events />}
             {view === "playground" && <Playground />}
             {view === "settings" && <Settings />}
+            {!VIEWS.some(([, path]) => path === view) && <section class="card"><Empty title={`There is no view ${view}`}><a href="#/">Show what happens now</a></Empty></section>}
           </>
         )}
       </main>

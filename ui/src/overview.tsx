@@ -4,7 +4,7 @@ import { post } from "./api";
 import { bytes, clock, count, seconds } from "./format";
 import { Action, Empty, Meter, Name, Since, State, Until } from "./parts";
 import { gpus, inFlightTotal, models, now, parked, queues, rates, requests, running, soon, switches, waitingTotal, workspaces, type Gpu, type Model,
-  type Switch } from "./state";
+  type Queue, type Switch } from "./state";
 import { TimeLine } from "./timeline";
 
 export function Overview() {
@@ -31,7 +31,7 @@ function Figures() {
       lost: switches.value.filter((each) => now.value - Date.parse(each.started_at) < 3_600_000).reduce((sum, each) => sum + (each.phases.total ?? 0), 0),
     };
   }, [tick, requests.value, switches.value]);
-  const last = switches.value[0];
+  const last = switches.value.find((each) => each.outcome !== "running");
   return (
     <dl class="figures">
       <div><dt>In flight</dt><dd>{inFlightTotal.value}</dd></div>
@@ -102,9 +102,11 @@ function GpuLine({ gpu }: { gpu: Gpu }) {
   );
 }
 
+const due = (queue: Queue) => (queue.expected_at ? Date.parse(queue.expected_at) : Number.MAX_VALUE);
+
 function Waiting() {
   const rows = queues.value.filter((each) => each.waiting > 0)
-    .sort((a, b) => (a.expected_at ?? "~").localeCompare(b.expected_at ?? "~") || (b.oldest_seconds ?? 0) - (a.oldest_seconds ?? 0));
+    .sort((a, b) => a.behind.length - b.behind.length || due(a) - due(b) || (b.oldest_seconds ?? 0) - (a.oldest_seconds ?? 0));
   return (
     <section class="card">
       <header><h2>Next</h2></header>

@@ -10,7 +10,7 @@ export function State({ value }: { value: string }) {
 }
 
 export function Name({ children }: { children: string }) {
-  return <a class="name" href={`#/models/${encodeURIComponent(children)}`} style={{ "--tone": hue(children) }}>{children}</a>;
+  return <a class="name" title={children} href={`#/models/${encodeURIComponent(children)}`} style={{ "--tone": hue(children) }}>{children}</a>;
 }
 
 /** The time since then, as it grows. */

@@ -18,7 +18,7 @@ export function Playground() {
   const needed = CAPABILITIES[kind];
   const fit = models.value.filter((each) => !needed || !each.capabilities?.length || each.capabilities.includes(needed));
   const others = models.value.filter((each) => !fit.includes(each));
-  const chosen = models.value.some((each) => each.id === model) ? model : (fit.find((each) => each.status.state === "ready") ?? fit[0])?.id ?? models.value[0]?.id ?? "";
+  const chosen = models.value.some((each) => each.id === model) ? model : (fit.find((each) => each.status.state === "ready") ?? fit.find((each) => !each.status.failed) ?? fit[0])?.id ?? models.value[0]?.id ?? "";
   return (
     <section class="card play">
       <header>
@@ -38,7 +38,7 @@ function Curl({ line }: { line: string }) {
   return (
     <div class="curl">
       <code tabIndex={0}>{line}</code>
-      <button type="button" onClick={() => void navigator.clipboard.writeText(line).then(() => notify("copied"), () => notify("The browser does not allow it: select the line.", true))}
+      <button type="button" onClick={() => void navigator.clipboard.writeText(line).then(() => notify("Copied"), () => notify("The browser does not allow it: select the line.", true))}
         aria-label="Copy the curl line">Copy</button>
     </div>
   );
@@ -134,7 +134,7 @@ function Chat({ model }: { model: string }) {
       <form onSubmit={(event) => { event.preventDefault(); void submit(); }}>
         <div class="options">
           <label>System prompt<input value={system} onInput={(event) => setSystem(event.currentTarget.value)} /></label>
-          <label>Most tokens<input type="number" min="1" value={most} onInput={(event) => setMost(event.currentTarget.value)} /></label>
+          <label>Maximum tokens<input type="number" min="1" value={most} onInput={(event) => setMost(event.currentTarget.value)} /></label>
           <label>Temperature<input type="number" min="0" max="2" step="0.1" value={temperature} onInput={(event) => setTemperature(event.currentTarget.value)} /></label>
         </div>
         <textarea rows={3} aria-label="Message" placeholder="Message" value={text} onInput={(event) => setText(event.currentTarget.value)}
