@@ -142,7 +142,7 @@ class TopView:
         match key:
             case "l":
                 return Action("load", line.name)
-            case "u" if line.in_flight:
+            case "u" if line.in_flight or line.waiting:
                 self.asking = line.name
             case "u":
                 return Action("unload", line.name)
@@ -456,8 +456,10 @@ def _past(switches: Sequence[Row]) -> list[Line]:
 
 def _status(view: TopView, models: Sequence[ModelLine]) -> Line:
     if view.asking:
-        flying = next((line.in_flight for line in models if line.name == view.asking), 0)
-        text = f"Unload {printable(view.asking)}? {flying} in flight finish first. y: yes, any other key: no"
+        flying, waiting = next(((one.in_flight, one.waiting) for one in models if one.name == view.asking), (0, 0))
+        effects = [f"{flying} in flight finish first"] if flying or not waiting else []
+        effects += [f"{waiting} queued get a 503"] if waiting else []
+        text = f"Unload {printable(view.asking)}? {', '.join(effects)}. y: yes, any other key: no"
         return [(text, BUSY)]
     if view.typing:
         return [(f"/{printable(view.filter)}▏", BOLD)]

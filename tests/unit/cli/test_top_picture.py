@@ -208,7 +208,7 @@ def test_the_selected_model_stays_selected_and_is_marked() -> None:
 def test_keys_give_commands() -> None:
     view = TopView(selected="qwen")
     assert view.press("l", BUSY) == Action("load", "qwen")
-    assert view.press("u", BUSY) == Action("unload", "qwen")
+    assert TopView(selected="bge").press("u", BUSY) == Action("unload", "bge")
     assert view.press("p", BUSY) == Action("pin", "qwen")
     view.selected = "gemma"
     assert view.press("p", BUSY) == Action("unpin", "gemma")
@@ -217,6 +217,14 @@ def test_keys_give_commands() -> None:
     assert not view.over
     view.press("q", BUSY)
     assert view.over
+
+
+def test_a_model_with_queued_requests_is_unloaded_after_a_question() -> None:
+    view = TopView(selected="qwen")
+    assert view.press("u", BUSY) is None
+    asked = plain(picture(BUSY, view, NOW, 80, 24))[-1]
+    assert asked == "Unload qwen? 3 queued get a 503. y: yes, any other key: no"
+    assert view.press("y", BUSY) == Action("unload", "qwen")
 
 
 def test_a_model_with_requests_in_flight_is_unloaded_after_a_question() -> None:
