@@ -182,6 +182,21 @@ def test_it_comes_back_by_itself_after_a_restart(up: Up, open_page: Open) -> Non
     playwright.expect(state_of(page, "b")).to_have_text("ready")
 
 
+def test_switches_of_before_a_restart_are_listed_too(up: Up, open_page: Open) -> None:
+    hotseat = up(model("a"), model("b"))
+    hotseat.expected_errors.append("was sent SIGKILL")
+    for name in "aba":
+        hotseat.ask(name)
+    eventually(lambda: len(hotseat.get("/api/history/switches").json()["switches"]) == 3)
+    os.kill(hotseat.worker(), signal.SIGKILL)
+    hotseat.wait_for(lambda: sum("url" in line for line in hotseat.lines) == 2)
+    hotseat.ask("b")  # the first switch of the new run has the id that the first one of the other had
+    page = open_page(hotseat, "switches")
+    playwright.expect(page.locator(".switch .name")).to_have_text(["b", "b", "a", "a", "b", "a"])
+    page.goto(page.url.replace("switches", "requests"))
+    playwright.expect(page.locator("tbody .name")).to_have_text(["b", "a", "b", "a"])
+
+
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(up: Up, open_page: Open) -> None:
     hotseat = up(model("a"), options=("--api-key", "sk-secret"))
     page = open_page(hotseat, expects=("401",))

@@ -39,18 +39,18 @@ export function Models() {
       <header><h2>Models</h2><Find value={text} set={setText} what="a model" /></header>
       <Rows rows={rows} height={44} label="Models"
         empty={models.value.length ? <Empty title="No model has this name" /> : <Empty title="There are no models yet">Add a document with a Model, and it appears here.</Empty>}
-        head={<tr><th>Model</th><th>State</th>{several && <th class="wide">Workspace</th>}<th class="wide">Engine</th><th class="number">In flight</th><th class="number">Waiting</th>
+        head={<tr><th>Model</th><th>State</th>{several && <th class="wide">Workspace</th>}<th class="wide">Engine</th><th class="number wide">In flight</th><th class="number wide">Waiting</th>
           <th class="number wide">Tokens/s</th><th><span class="unseen">Actions</span></th></tr>}
         row={(each) => {
           const its = queue.get(each.metadata_name), rate = rates.value.get(each.id), progress = progressOf(each);
           return (
             <tr key={each.metadata_name}>
-              <td><Name>{each.id}</Name></td>
+              <td class="model"><Name>{each.id}</Name></td>
               <td><State value={each.status.state} />{each.status.pinned && <span class="tag">pinned</span>}
                 {progress !== null && progress < 1 && <Meter value={progress} label={`Progress of ${each.id}`} tone="warm" />}</td>
               {several && <td class="wide">{each.workspace}</td>}
               <td class="wide dim">{each.engine}</td>
-              <td class="number">{its?.in_flight || <Zero />}</td><td class="number">{its?.waiting || <Zero />}</td>
+              <td class="number wide">{its?.in_flight || <Zero />}</td><td class="number wide">{its?.waiting || <Zero />}</td>
               <td class="number wide">{rate === undefined ? <Zero /> : rate.toFixed(1)}</td>
               <td class="last"><Commands model={each} /></td>
             </tr>
@@ -122,7 +122,7 @@ export function Requests() {
       {chosen && <Detail of={chosen} close={() => setOpen("")} />}
       <Rows rows={rows} height={36} label="Requests"
         empty={requests.value.length ? <Empty title="No request is like this" /> : <Empty title="No request yet">Try a model in the <a href="#/playground">playground</a>.</Empty>}
-        head={<tr><th>Time</th><th>Model</th><th class="wide">Route</th><th class="wide">Key</th><th>Status</th><th class="number">Waited</th><th class="number wide">Switch</th>
+        head={<tr><th>Time</th><th>Model</th><th class="wide">Route</th><th class="wide">Key</th><th>Status</th><th class="number wide">Waited</th><th class="number wide">Switch</th>
           <th class="number wide">First token</th><th class="number">Total</th><th class="number wide">Prompt</th><th class="number wide">Generated</th><th class="number wide">Tokens/s</th><th><span class="unseen">Actions</span></th></tr>}
         row={(each: Request) => (
           <tr key={each.id} aria-selected={each.id === open}>
@@ -130,7 +130,7 @@ export function Requests() {
             <td class="narrow"><Name>{each.model}</Name>{each.wanted && <small> for {each.wanted}</small>}</td>
             <td class="wide dim">{each.route}</td><td class="wide">{each.tenant ?? ""}</td>
             <td>{each.state === "ended" ? <span class={`code ${(each.status ?? 0) < 400 ? "good" : "bad"}`}>{each.status}</span> : <State value={each.state.replace("_", " ")} />}</td>
-            <td class="number">{seconds(each.waited)}</td><td class="number wide">{seconds(each.switch_seconds)}</td>
+            <td class="number wide">{seconds(each.waited)}</td><td class="number wide">{seconds(each.switch_seconds)}</td>
             <td class="number wide">{seconds(each.ttft)}</td>
             <td class="number">{each.state === "ended" ? seconds(each.seconds) : <Since at={each.arrived_at} />}</td>
             <td class="number wide">{count(each.prompt_tokens)}{each.cached_tokens ? <small> ({each.cached_tokens} cached)</small> : ""}</td>
@@ -173,7 +173,7 @@ export function Switches() {
       <header><h2>Switches</h2><span class="dim">{count(rows.length)}<Kept /></span><Phases /><Find value={text} set={setText} what="a switch" /></header>
       <Rows rows={rows} height={52} label="Switches"
         empty={switches.value.length ? <Empty title="No switch is like this" /> : <Empty title="No switch yet">The first request for a model makes one.</Empty>}
-        head={null} row={(each) => <tr key={each.id}><td class="whole"><ul class="switches"><SwitchLine of={each} longest={longest} /></ul></td></tr>} />
+        head={null} row={(each) => <tr key={each.id + each.started_at}><td class="whole"><ul class="switches"><SwitchLine of={each} longest={longest} /></ul></td></tr>} />
     </section>
   );
 }

@@ -140,7 +140,7 @@ function LastSwitches() {
     <section class="card">
       <header><h2>Last switches</h2><Phases /><a href="#/switches">All switches</a></header>
       {rows.length === 0 && <Empty title="No switch yet">Each switch is drawn here to scale: how long it drained, released and loaded.</Empty>}
-      <ul class="switches">{rows.map((each) => <SwitchLine key={each.id} of={each} longest={longestOf(rows)} />)}</ul>
+      <ul class="switches">{rows.map((each) => <SwitchLine key={each.id + each.started_at} of={each} longest={longestOf(rows)} />)}</ul>
     </section>
   );
 }

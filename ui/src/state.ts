@@ -109,12 +109,20 @@ export async function refresh(): Promise<void> {
   }
 }
 
-/** Add rows to those that are known, newest first. Of two with the same id, the new one counts. */
+const APART = 250; // ms between two with the same id: those of switches begin anew after a restart, and the history has their time to a few ms
+
+/** Add rows to those that are known and sorted, newest first. Of two that are the same, the new one counts. */
 function merged<T extends { id: string }>(rows: readonly T[], known: readonly T[], at: (each: T) => string): T[] {
-  const ids = new Set(rows.map((each) => each.id)), first = rows.reduce((least, each) => (at(each) < least ? at(each) : least), "~");
-  const others = known.filter((each) => !ids.has(each.id));
-  if (others.length && at(others[0]!) <= first) return [...rows.toSorted((a, b) => (at(a) < at(b) ? 1 : -1)), ...others].slice(0, KEPT);
-  return [...rows, ...others].sort((a, b) => (at(a) < at(b) ? 1 : -1)).slice(0, KEPT);
+  const times = new Map<string, number[]>();
+  for (const each of rows) times.set(each.id, [...(times.get(each.id) ?? []), Date.parse(at(each))]);
+  const first = rows.reduce((least, each) => (at(each) < least ? at(each) : least), "~");
+  const others = known.filter((each) => !times.get(each.id)?.some((time) => Math.abs(time - Date.parse(at(each))) < APART));
+  if (others.length && at(others[0]!) <= first) return [...newestFirst(rows, at), ...others].slice(0, KEPT);
+  return newestFirst([...rows, ...others], at).slice(0, KEPT);
+}
+
+function newestFirst<T>(rows: readonly T[], at: (each: T) => string): T[] {
+  return rows.toSorted((a, b) => (at(a) < at(b) ? 1 : -1));
 }
 
 /** Read the state at once, but not more than about 20 times a second. */
@@ -182,11 +190,11 @@ export async function remember(kind: Kind, seconds: number): Promise<void> {
         const rows = (answer.events as any[]).map(happening).filter((each) => each.type !== "demand.reported" && !known.has(each.id));
         events.value = [...rows, ...events.value].sort((a, b) => a.at - b.at).slice(-KEPT);
       } else if (kind === "switches") {
-        switches.value = merged(switches.value, answer.switches as Switch[], (each) => each.started_at);
+        switches.value = merged(switches.value, newestFirst(answer.switches as Switch[], (each) => each.started_at), (each) => each.started_at);
       } else {
         const going = requests.value.filter((each) => each.state !== "ended");
         const ended = requests.value.filter((each) => each.state === "ended");
-        requests.value = [...going, ...merged(ended, (answer.requests as Request[]).filter((each) => each.state === "ended"), (each) => each.arrived_at)];
+        requests.value = [...going, ...merged(ended, newestFirst(answer.requests as Request[], (each) => each.arrived_at), (each) => each.arrived_at)];
       }
     });
   } catch {
