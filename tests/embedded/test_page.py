@@ -202,7 +202,7 @@ def test_a_key_is_asked_for_once_and_kept_in_the_tab(up: Up, open_page: Open) ->
     page = open_page(hotseat, expects=("401",))
     page.get_by_label("Key", exact=True).fill("wrong")
     page.get_by_role("button", name="Use").click()
-    shows(page, "This key is not valid")
+    shows(page, "hotseat does not accept this key")
     page.get_by_label("Key", exact=True).fill("sk-secret")
     page.get_by_role("button", name="Use").click()
     shows(page, "Nothing is loaded")

@@ -46,7 +46,7 @@ export function Logs({ name }: { name?: string }) {
           </select>
         )}
       </header>
-      {problem ? <Empty title="There is no log">{problem}</Empty> : (
+      {problem ? <Empty title="The log cannot be read">{problem}</Empty> : (
         <pre class="log" ref={box} tabIndex={0} aria-label={`Log of ${model}`}
           onScroll={(event) => { const at = event.currentTarget; stuck.current = at.scrollHeight - at.scrollTop - at.clientHeight < 30; }}>
           {lines.length ? lines.join("\n") : "The engine has written nothing yet."}

@@ -114,9 +114,9 @@ function Key() {
   return (
     <form class="card key" onSubmit={(event) => { event.preventDefault(); useKey(text.trim()); }}>
       <h1>API key</h1>
-      <p>{key.value ? "This key is not valid." : "This hotseat asks for a key."} It is kept in this tab alone, until the tab is closed.</p>
+      <p>{key.value ? "hotseat does not accept this key. Enter another one." : "Requests to this hotseat need an API key."} It is kept in this tab only, until the tab is closed.</p>
       <label>Key<input type="password" autocomplete="off" value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
-      <button type="submit" class="main">Use</button>
+      <button type="submit" class="main">Use this key</button>
     </form>
   );
 }

@@ -35,7 +35,7 @@ def add_history_routes(blueprint: Blueprint, registry: ModelRegistry, history: H
     def read(kind: Kind) -> Response:
         if history is None:
             raise NotFound(
-                "No history is kept here. `hotseat up --history PATH` keeps one, and the router with HOTSEAT_HISTORY.",
+                "No history is kept here. To keep one, use `hotseat up --history PATH`, or on a cluster set HOTSEAT_HISTORY of the router.",
                 code="history_disabled",
             )
         since, until, limit = _time("since"), _time("until"), min(_MOST, count_parameter("limit", _DEFAULT))
