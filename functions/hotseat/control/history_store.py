@@ -303,6 +303,20 @@ def is_history(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether something is there that is no history of any version, corrupt or not. Raise OSError if it cannot be read."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return False
+    if not is_history(path):
+        return True
+    try:
+        with closing(_reader(path)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return False
+    return bool(tables) and not tables.issuperset(Kind)
+
+
 def trace_lines(path: Path) -> Iterator[str]:
     """Yield the requests of a history as lines of a request log, for the simulation. Raise HistoryUnreadable if it has none.
 

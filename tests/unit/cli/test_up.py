@@ -69,3 +69,13 @@ def test_limits_on_clients_are_options(monkeypatch: pytest.MonkeyPatch, tmp_path
     result = CliRunner().invoke(main, ["up", "-f", str(tmp_path / "m.yaml"), "--header-timeout", "soon"])
     assert result.exit_code == 2
     assert "a duration such as" in result.output
+
+
+def test_a_history_does_not_take_the_place_of_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(up, "set_up_logging", lambda *_, **__: None)
+    monkeypatch.setattr(up, "_check_port", lambda _host, port, *_: port)
+    (tmp_path / "m.yaml").write_text(MODEL)
+    for path, why in (("m.yaml", "is no history of hotseat"), (".", "cannot be read: Is a directory")):
+        refused = CliRunner().invoke(main, ["up", "-f", str(tmp_path / "m.yaml"), "--history", str(tmp_path / path)])
+        assert (refused.exit_code, why in refused.output) == (2, True), refused.output
+    assert (tmp_path / "m.yaml").read_text() == MODEL

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.control import history_store
-from hotseat.control.history_store import HistorySettings, HistoryStore, HistoryUnreadable, Kind, Row
+from hotseat.control.history_store import HistorySettings, HistoryStore, HistoryUnreadable, Kind, Row, is_foreign
 
 NOW = time.time()
 DAY = 86_400.0
@@ -204,6 +204,23 @@ def test_a_file_that_is_no_history_is_renamed(what: str, path: Path, caplog: pyt
         assert "its version is 99; this hotseat reads version 1" in caplog.text
         with closing(sqlite3.connect(bad)) as connection:
             assert connection.execute("SELECT count(*) FROM requests").fetchone() == (1,)
+
+
+def test_the_file_of_something_else_is_told_from_a_history(path: Path) -> None:
+    assert not is_foreign(path)
+    write(path, row(1))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=99")
+    assert not is_foreign(path), "that of another version"
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(path.stat().st_size - 100))
+    assert not is_foreign(path), "a corrupt one"
+    (path.parent / "models.yaml").write_text("kind: Model")
+    assert is_foreign(path.parent / "models.yaml")
+    with closing(sqlite3.connect(path.parent / "app.db")) as connection:
+        connection.execute("CREATE TABLE events(id)")
+    assert is_foreign(path.parent / "app.db")
 
 
 @pytest.mark.usefixtures("quick")
