@@ -36,7 +36,7 @@ export function Models() {
   const queue = new Map(queues.value.map((each) => [each.metadata_name, each]));
   return (
     <section class="card tall">
-      <header><h2>Models</h2><Find value={text} set={setText} what="a model" /></header>
+      <header><h1>Models</h1><Find value={text} set={setText} what="a model" /></header>
       <Rows rows={rows} height={44} label="Models"
         empty={models.value.length ? <Empty title="No model has this name" /> : <Empty title="There are no models yet">Add a document with a Model, and it appears here.</Empty>}
         head={<tr><th>Model</th><th>State</th>{several && <th class="wide">Workspace</th>}<th class="wide">Engine</th><th class="number wide">In flight</th><th class="number wide">Waiting</th>
@@ -118,7 +118,7 @@ export function Requests() {
   const chosen = requests.value.find((each) => each.id === open);
   return (
     <section class="card tall">
-      <header><h2>Requests</h2><span class="dim">{count(rows.length)}<Kept /></span><Choices label="Which" all={WHICH} value={which} set={setWhich} /><Find value={text} set={setText} what="a request" /></header>
+      <header><h1>Requests</h1><span class="dim">{count(rows.length)}<Kept /></span><Choices label="Which" all={WHICH} value={which} set={setWhich} /><Find value={text} set={setText} what="a request" /></header>
       {chosen && <Detail of={chosen} close={() => setOpen("")} />}
       <Rows rows={rows} height={36} label="Requests"
         empty={requests.value.length ? <Empty title="No request is like this" /> : <Empty title="No request yet">Try a model in the <a href="#/playground">playground</a>.</Empty>}
@@ -170,7 +170,7 @@ export function Switches() {
   const longest = useMemo(() => longestOf(rows), [rows]);
   return (
     <section class="card tall">
-      <header><h2>Switches</h2><span class="dim">{count(rows.length)}<Kept /></span><Phases /><Find value={text} set={setText} what="a switch" /></header>
+      <header><h1>Switches</h1><span class="dim">{count(rows.length)}<Kept /></span><Phases /><Find value={text} set={setText} what="a switch" /></header>
       <Rows rows={rows} height={52} label="Switches"
         empty={switches.value.length ? <Empty title="No switch is like this" /> : <Empty title="No switch yet">The first request for a model makes one.</Empty>}
         head={null} row={(each) => <tr key={each.id + each.started_at}><td class="whole"><ul class="switches"><SwitchLine of={each} longest={longest} /></ul></td></tr>} />
@@ -184,7 +184,7 @@ export function Events() {
   const rows = useMemo(() => events.value.filter((each) => !text || `${each.type} ${each.subject}`.includes(text)).reverse(), [events.value, text]);
   return (
     <section class="card tall">
-      <header><h2>Events</h2><span class="dim">{count(rows.length)}</span><Find value={text} set={setText} what="an event" /></header>
+      <header><h1>Events</h1><span class="dim">{count(rows.length)}</span><Find value={text} set={setText} what="an event" /></header>
       <Rows rows={rows} height={32} label="Events"
         empty={events.value.length ? <Empty title="No event is like this" /> : <Empty title="No event yet">hotseat reports every change of what is loaded.</Empty>}
         head={<tr><th>Time</th><th>Type</th><th>Model</th><th class="wide">Data</th></tr>}

@@ -39,7 +39,7 @@ export function Logs({ name }: { name?: string }) {
   return (
     <section class={name ? "card" : "card tall"}>
       <header>
-        <h2>Log</h2>
+        {name ? <h2>Log</h2> : <h1>Logs</h1>}
         {!name && (
           <select aria-label="Model" value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
             {models.value.map((each) => <option value={each.id}>{each.id}</option>)}

@@ -121,4 +121,6 @@ function Key() {
   );
 }
 
-render(<App />, document.getElementById("app")!);
+const root = document.getElementById("app")!;
+root.replaceChildren(); // what the file has until the page runs
+render(<App />, root);

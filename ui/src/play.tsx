@@ -22,7 +22,7 @@ export function Playground() {
   return (
     <section class="card play">
       <header>
-        <h2>Playground</h2>
+        <h1>Playground</h1>
         <select aria-label="Model" value={chosen} onChange={(event) => setModel(event.currentTarget.value)}>
           {fit.map((each) => <option value={each.id}>{each.id}</option>)}
           {others.length > 0 && <optgroup label={`Without ${needed}`}>{others.map((each) => <option value={each.id}>{each.id}</option>)}</optgroup>}
