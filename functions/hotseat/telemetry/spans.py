@@ -129,14 +129,14 @@ class RequestTrace:
         """Make the spans. `now` and `now_ns`: when the request ended, on both clocks."""
         end.error = end.error or self.error
         method, path, headers, scheme = self._head
-        name, host = f"{method} {path}", urlsplit(f"//{headers.get('host', '')}")
+        name, (host, port) = f"{method} {path}", _address(headers.get("host", ""))
         attributes = {
             "http.request.method": method,
             "http.route": path,
             "url.path": path,
             "url.scheme": scheme,
-            "server.address": host.hostname,
-            "server.port": _port(host.netloc),
+            "server.address": host,
+            "server.port": port,
             "user_agent.original": headers.get("user-agent"),
             "http.response.status_code": end.status,
             "hotseat.request.id": end.request_id,
@@ -290,9 +290,10 @@ class Tracing:
         while self._ended:
             try:
                 trace, end, now, now_ns = self._ended.popleft()
-                trace.complete(end(), now, now_ns)
             except IndexError:  # another thread took it
                 return
+            try:
+                trace.complete(end(), now, now_ns)
             except Exception:
                 log.exception("internal error (a bug in hotseat): the spans of a request could not be made")
 
@@ -522,9 +523,14 @@ def _fail(span: Span, kind: str, message: str | None = None) -> None:
     span.set_status(Status(StatusCode.ERROR, message))
 
 
-def _port(authority: str) -> int | None:
-    number = authority.rpartition(":")[2]
-    return int(number) if number.isascii() and number.isdecimal() else None
+def _address(host: str) -> tuple[str | None, int | None]:
+    """Return the name and the port of a Host header. A client may send any text."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None, None
+    return name, port
 
 
 def _headers(context: SpanContext) -> dict[str, str]:

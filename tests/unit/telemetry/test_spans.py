@@ -237,6 +237,16 @@ def test_the_ratio_is_that_of_the_environment(
         tracing.close()
 
 
+@pytest.mark.parametrize("host", ["[", "[x]", "a:99999999999999999999", "a:" + "9" * 5000])
+def test_a_host_that_is_none_costs_its_attributes_alone(
+    exported: Exported, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported.chat(host=host).end(partial(RequestEnd, 400))
+    attributes = exported.spans()["POST /v1/chat/completions"].attributes
+    assert not {"server.address", "server.port"} & set(attributes)
+    assert not caplog.records
+
+
 def test_an_invalid_traceparent_is_ignored(exported: Exported) -> None:
     assert exported.chat(traceparent="nonsense").trace_id != exported.chat(traceparent=f"{SAMPLED}, {SAMPLED}").trace_id
 
