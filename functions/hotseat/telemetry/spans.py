@@ -224,6 +224,8 @@ class Tracing:
     def __init__(
         self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None, ratio: float | None = None
     ) -> None:
+        # It warns of each bad `tracestate`, with the client's text.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         self.ids = _Ids()
         self._bound = None if ratio is None else TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({SERVICE_VERSION: hotseat.__version__})

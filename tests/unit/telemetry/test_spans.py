@@ -251,6 +251,12 @@ def test_an_invalid_traceparent_is_ignored(exported: Exported) -> None:
     assert exported.chat(traceparent="nonsense").trace_id != exported.chat(traceparent=f"{SAMPLED}, {SAMPLED}").trace_id
 
 
+def test_what_a_client_sends_as_its_trace_is_not_logged(exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
+    for state in ("a text of the client", ",".join(f"a{number}=1" for number in range(40))):
+        exported.chat(traceparent=SAMPLED, tracestate=state)
+    assert not caplog.records
+
+
 def test_close_exports_what_has_ended_and_waits_for_no_hanging_exporter() -> None:
     hangs, seen = threading.Event(), list[str]()
 
