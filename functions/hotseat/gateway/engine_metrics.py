@@ -89,7 +89,7 @@ def _scrape(target: Target) -> tuple[int | None, list[Metric]]:
     try:
         text = _fetch(target)
         return (None, []) if text is None else (1, list(text_string_to_metric_families(text)))
-    except (ScrapeFailed, OSError, http.client.HTTPException, ValueError) as problem:
+    except (ScrapeFailed, OSError, http.client.HTTPException, ValueError, IndexError) as problem:
         log.info("metrics of %s at %s: %s", target.labels["model"], target.address, problem or type(problem).__name__)
         return 0, []
 

@@ -144,6 +144,7 @@ def endless(peer: Peer) -> None:
     [
         plain(b"x 1\n", b"500 Internal Server Error"),
         plain(b"<html>no metrics</html>"),
+        plain(b'x{a="b", ="c"} 1\n'),
         plain(b'x{a="\xff"} 1\n'),
         plain(b"x 1\n" * 1000),  # more than it may be
         lambda peer: peer.reset(),
