@@ -112,6 +112,11 @@ class RequestTrace:
         self.place = place
         self._tracing.requests[id(self)] = self
 
+    def waits_for(self) -> Place | None:
+        """Return the Workspace and the Model for which the request waits, None while it does not. Any thread may call it."""
+        place = self.place  # read once: the request may end meanwhile
+        return None if place is None else place()
+
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
         if not self._exchange_id:
@@ -305,9 +310,9 @@ class Tracing:
         """Return by model the `traceparent` of the first request that waits for it at this process."""
         found: dict[str, str] = {}
         for request in list(self.requests.values()):
-            place = request.place and request.place()
-            if place and place[0] == workspace:
-                found.setdefault(place[1], _headers(request.wait)["traceparent"])
+            place = request.waits_for()
+            if place is not None and place[0] == workspace and place[1] not in found:
+                found[place[1]] = _headers(request.wait)["traceparent"]
         return found
 
     def demand_reported(self, workspace: str, router: str, demand: Mapping[str, str]) -> None:
@@ -343,7 +348,7 @@ class Tracing:
     def _parent(self, workspace: str, model: str) -> SpanContext | None:
         """Return the span of the wait of the first sampled request that waits for a model, here or at a router."""
         for request in list(self.requests.values()):
-            if request.place is not None and request.place() == (workspace, model):
+            if request.waits_for() == (workspace, model):
                 return request.wait
         oldest = time.monotonic() - DEMAND_AGE
         with self.lock:

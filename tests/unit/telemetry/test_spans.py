@@ -190,6 +190,20 @@ def test_demand_of_a_router_asks_for_a_switch_of_the_switcher(exported: Exported
     switcher.tracing.close()
 
 
+def test_demand_names_the_first_request_of_each_model_and_looks_at_no_other_wait(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [exported.chat() for _ in range(6)]
+    for number, request in enumerate(requests):
+        request.submit(partial(tuple, ("default", "ab"[number % 2])))
+    read = list[int]()
+    wait = RequestTrace.wait
+    monkeypatch.setattr(RequestTrace, "wait", property(lambda each: read.append(each.trace) or wait.fget(each)))
+    demand = exported.tracing.demand("default")
+    assert [demand[model].split("-")[1] for model in "ab"] == [each.trace_id for each in requests[:2]]
+    assert read == [each.trace for each in requests[:2]]
+
+
 def test_a_failed_request_has_an_error_and_one_of_the_client_has_none(exported: Exported) -> None:
     exported.chat().end(partial(RequestEnd, 503, model="b", error="queue_full", held=True))
     refused = exported.tracing.begin("POST", "/v1/embeddings", {})
