@@ -112,6 +112,11 @@ class RequestTrace:
         self.place = place
         self._tracing.requests[id(self)] = self
 
+    def waits_for(self) -> Place | None:
+        """Return the Workspace and the Model for which the request waits, None while it does not. Any thread may call it."""
+        place = self.place  # read once: the request may end meanwhile
+        return None if place is None else place()
+
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
         if not self._exchange_id:
@@ -129,14 +134,14 @@ class RequestTrace:
         """Make the spans. `now` and `now_ns`: when the request ended, on both clocks."""
         end.error = end.error or self.error
         method, path, headers, scheme = self._head
-        name, host = f"{method} {path}", urlsplit(f"//{headers.get('host', '')}")
+        name, (host, port) = f"{method} {path}", _address(headers.get("host", ""))
         attributes = {
             "http.request.method": method,
             "http.route": path,
             "url.path": path,
             "url.scheme": scheme,
-            "server.address": host.hostname,
-            "server.port": _port(host.netloc),
+            "server.address": host,
+            "server.port": port,
             "user_agent.original": headers.get("user-agent"),
             "http.response.status_code": end.status,
             "hotseat.request.id": end.request_id,
@@ -224,6 +229,8 @@ class Tracing:
     def __init__(
         self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None, ratio: float | None = None
     ) -> None:
+        # It warns of each bad `tracestate`, with the client's text.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         self.ids = _Ids()
         self._bound = None if ratio is None else TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({SERVICE_VERSION: hotseat.__version__})
@@ -290,9 +297,10 @@ class Tracing:
         while self._ended:
             try:
                 trace, end, now, now_ns = self._ended.popleft()
-                trace.complete(end(), now, now_ns)
             except IndexError:  # another thread took it
                 return
+            try:
+                trace.complete(end(), now, now_ns)
             except Exception:
                 log.exception("internal error (a bug in hotseat): the spans of a request could not be made")
 
@@ -302,9 +310,9 @@ class Tracing:
         """Return by model the `traceparent` of the first request that waits for it at this process."""
         found: dict[str, str] = {}
         for request in list(self.requests.values()):
-            place = request.place and request.place()
-            if place and place[0] == workspace:
-                found.setdefault(place[1], _headers(request.wait)["traceparent"])
+            place = request.waits_for()
+            if place is not None and place[0] == workspace and place[1] not in found:
+                found[place[1]] = _headers(request.wait)["traceparent"]
         return found
 
     def demand_reported(self, workspace: str, router: str, demand: Mapping[str, str]) -> None:
@@ -340,7 +348,7 @@ class Tracing:
     def _parent(self, workspace: str, model: str) -> SpanContext | None:
         """Return the span of the wait of the first sampled request that waits for a model, here or at a router."""
         for request in list(self.requests.values()):
-            if request.place is not None and request.place() == (workspace, model):
+            if request.waits_for() == (workspace, model):
                 return request.wait
         oldest = time.monotonic() - DEMAND_AGE
         with self.lock:
@@ -522,9 +530,14 @@ def _fail(span: Span, kind: str, message: str | None = None) -> None:
     span.set_status(Status(StatusCode.ERROR, message))
 
 
-def _port(authority: str) -> int | None:
-    number = authority.rpartition(":")[2]
-    return int(number) if number.isascii() and number.isdecimal() else None
+def _address(host: str) -> tuple[str | None, int | None]:
+    """Return the name and the port of a Host header. A client may send any text."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None, None
+    return name, port
 
 
 def _headers(context: SpanContext) -> dict[str, str]:
