@@ -57,6 +57,7 @@ DEMAND_AGE: Final = 10.0  # seconds after which what a router has reported count
 SWITCHES: Final = 200  # newest switches that requests can be linked to
 CLOSE_TIME: Final = 2.0  # seconds that `close` waits for the exporter
 SERVER_ERROR: Final = 500
+MAX_STATE: Final = 512  # characters of a `tracestate` in events, as W3C's text asks: receivers limit their headers
 _OPERATIONS: Final = {
     "completion": "text_completion",
     "embedding": "embeddings",
@@ -544,8 +545,9 @@ def _headers(context: SpanContext) -> dict[str, str]:
     """Return `traceparent` and, if there is one, `tracestate` of a span."""
     trace, id_, flags = format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags
     headers = {"traceparent": f"00-{trace}-{id_}-{flags:02x}"}
-    if context.trace_state:
-        headers["tracestate"] = context.trace_state.to_header()
+    state = context.trace_state.to_header() if context.trace_state else ""
+    if state and len(state) <= MAX_STATE:
+        headers["tracestate"] = state
     return headers
 
 

@@ -114,6 +114,13 @@ def test_a_request_continues_the_trace_of_its_client(exported: Exported) -> None
     assert server.resource.attributes["service.name"] == "hotseat"
 
 
+def test_a_long_tracestate_is_not_in_events(exported: Exported) -> None:
+    state = ",".join(f"vendor{number}={'x' * 40}" for number in range(20))
+    exported.chat(traceparent=SAMPLED, tracestate=state).submit(lambda: ("default", "qwen"))
+    told = exported.tracing.event("default", "switch.requested", {"model": "qwen"})
+    assert told.keys() == {"traceparent"}
+
+
 def test_a_switch_is_below_the_wait_that_asked_for_it_and_others_link_to_it(exported: Exported) -> None:
     first, second = exported.chat(), exported.chat()
     for each in (first, second):
