@@ -1,5 +1,6 @@
 """OpenAI's routes with OpenAI's own client, and those of llama.cpp beside them: each loads the model that it names, and no other does."""
 
+import base64
 import io
 import signal
 import sys
@@ -84,7 +85,7 @@ def test_images(client: openai.OpenAI, hotseat: Hotseat) -> None:
     assert len(client.images.generate(model="dall-e-2", prompt="a cat", n=2).data) == 2
     for _ in range(2):
         edited = client.images.edit(model="dall-e-2", prompt="a dog", image=[io.BytesIO(b"\x89PNG" * 100_000)])
-        assert edited.data[0].b64_json == "aW1hZ2Vz"
+        assert b"images" in base64.b64decode(edited.data[0].b64_json or "")
     assert 'name="model"\r\n\r\nimages\r\n' in hotseat.stats("dall-e-2")["last"]["body"]
     assert hotseat.loads() == {"images": 1}
 

@@ -1,5 +1,6 @@
 """The web page in a real browser, against a real hotseat: each view, each action, keys, lost connections, a phone."""
 
+import base64
 import gzip
 import hashlib
 import json
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is instal
 
 Page = playwright.Page
 Open = Callable[..., Page]
+DOT = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 VIEWS = ("", "models", "models/qwen3%3A8b", "requests", "switches", "logs", "events", "playground", "settings")
 
 
@@ -159,13 +161,49 @@ def test_a_chat_streams_and_a_failure_is_told(hotseat: Hotseat, open_page: Open)
     shows(page, "failed")
 
 
-def test_other_kinds_of_requests_are_sent_and_shown_as_curl(hotseat: Hotseat, open_page: Open) -> None:
+def test_a_chat_has_an_image(hotseat: Hotseat, open_page: Open) -> None:
     page = open_page(hotseat, "playground")
     page.get_by_label("Model").select_option("gemma")
-    page.get_by_role("button", name="Embeddings").click()
-    shows(page, "curl http://")
-    page.get_by_role("button", name="Send").click()
-    shows(page, '"embedding"')
+    page.get_by_label("Image…").set_input_files({"name": "dot.gif", "mimeType": "image/gif", "buffer": DOT})
+    page.get_by_label("Message").fill("what is this?")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.get_by_role("button", name="Send").click()
+    (asked,) = json.loads(sent.value.post_data or "")["messages"]
+    assert [part["type"] for part in asked["content"]] == ["text", "image_url"]
+    assert asked["content"][1]["image_url"]["url"] == f"data:image/gif;base64,{base64.b64encode(DOT).decode()}"
+    shows(page, "first token after")
+    playwright.expect(page.get_by_role("img", name="sent with the message")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "result"),
+    [
+        ("Embeddings", "/v1/embeddings", "pre"),
+        ("Transcription", "/v1/audio/transcriptions", "pre"),
+        ("Speech", "/v1/audio/speech", "audio"),
+        ("Images", "/v1/images/generations", "img"),
+        ("Rerank", "/v1/rerank", "pre"),
+        ("Raw request", "/v1/completions", "pre"),
+    ],
+)
+def test_other_kinds_of_requests_are_sent_and_shown_as_curl(
+    hotseat: Hotseat, open_page: Open, kind: str, path: str, result: str
+) -> None:
+    page = open_page(hotseat, "playground")
+    page.get_by_label("Model").select_option("gemma")
+    page.get_by_role("button", name=kind, exact=True).click()
+    shows(page, f"curl http://{hotseat.address}{path}")
+    if kind == "Transcription":
+        page.get_by_label("Model").select_option("gemma")
+        page.get_by_label("File").set_input_files({"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
+    with page.expect_response(f"**{path}") as answered:
+        page.get_by_role("button", name="Send").click()
+    assert answered.value.status == 200
+    shown = page.locator(f".result {result}")
+    playwright.expect(shown).to_be_visible()
+    if result != "pre":  # the browser can play or show it
+        ready = "element => element.readyState >= 1" if result == "audio" else "element => element.naturalWidth > 0"
+        eventually(lambda: shown.evaluate(ready))
 
 
 def test_it_comes_back_by_itself_after_a_restart(up: Up, open_page: Open) -> None:

@@ -69,8 +69,11 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines."""
-        return shutil.get_terminal_size()
+        """Columns and lines, as they are: COLUMNS and LINES of the environment do not change with the window."""
+        try:
+            return os.get_terminal_size(self._output.fileno())
+        except OSError:
+            return shutil.get_terminal_size()
 
     def wake(self) -> None:
         """Let `keys` return."""

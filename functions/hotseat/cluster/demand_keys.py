@@ -62,6 +62,14 @@ class DemandKeys:
         now = self._clock()
         return sign(next(key for key, since in reversed(self._keys) if since <= now), data)
 
+    def refused(self) -> None:
+        """Sign with the latest key from now on: a checker does not know the one that signs. It may have begun with the latest."""
+        self.read()
+        (key, since), now = self._keys[-1], self._clock()
+        if since > now:
+            self._keys = [*self._keys[:-1], (key, now)]
+            log.info("the demand key before is refused: the new one signs at once")
+
     def signed(self, data: Any, signature: str) -> bool:
         """Whether the data was signed with the key, or one that it has replaced lately. If not, the file is read again before."""
         if self._accepts(data, signature):

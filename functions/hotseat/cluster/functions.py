@@ -18,7 +18,7 @@ from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import MOST, Threads
-from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
+from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, USER, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
 from hotseat.telemetry.tracing import TracingError, check_tracing
 
@@ -113,6 +113,8 @@ VARIABLES = {
     "16Mi).",
     "HOTSEAT_CAPTURE": "Capture the bodies of requests and answers in the router's memory, for GET /api/captures/{id}: redacted "
     "(texts become their lengths) or full (default: not captured).",
+    "HOTSEAT_RUN_AS_USER": "User and group of the containers of Models and fetch Jobs, and group of their volumes (default 65532). Empty: "
+    "none is stated, for a cluster that assigns them, such as OpenShift.",
     "PORT": "Port to listen on (default 8080).",
     "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, lists of models, /health and /ready "
     "(default 8081). Empty: they are on PORT.",
@@ -154,6 +156,7 @@ def read_settings() -> FunctionSettings:
             fetch_environment=env.get("HOTSEAT_FETCH_ENVIRONMENT", "hotseat-fetch"),
             scaler_address=env.get("HOTSEAT_SCALER_ADDRESS") or SCALER_ADDRESS,
             scaler_tls=scaler_tls is not None,
+            user=_user(env.get("HOTSEAT_RUN_AS_USER", str(USER))),
             scaler_authentication=env.get("HOTSEAT_SCALER_AUTHENTICATION", ""),
         ),
         port=_read("PORT", "8080", _port),
@@ -211,6 +214,15 @@ def _read(name: str, default: str, parse: Callable[[str], T]) -> T:
 def _seconds(text: str) -> int:
     """Return the whole seconds of a duration, at least one."""
     return max(1, math.ceil(parse_duration(text)))
+
+
+def _user(text: str) -> int | None:
+    """Return the id of a user. None: it is not stated."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        sys.exit(f"HOTSEAT_RUN_AS_USER is {text!r}; allowed: a number from 1, or nothing")
+    return int(text)
 
 
 def _port(text: str) -> int:

@@ -12,7 +12,7 @@ from hotseat.control.history_store import HistoryStore, Kind, Row
 from hotseat.core.events import event_type
 
 _LEFT_OUT: Final = frozenset(map(event_type, ("demand.reported", "model.fetching")))  # frequent, and of no use later
-_STARTED: Final = event_type("switch.started")
+_STARTED, _READY = event_type("switch.started"), event_type("model.ready")
 _OUTCOMES: Final = {event_type(f"switch.{outcome}"): outcome for outcome in ("completed", "failed", "cancelled")}
 _SAVED, _RESTORED = event_type("model.prompts_saved"), event_type("model.prompts_restored")
 
@@ -44,6 +44,8 @@ class HistoryRecorder:
             self._waiting[data["switch"]] = data["waiting"]
         elif kind in (_SAVED, _RESTORED):
             self._moved[kind, event["subject"]] = data["bytes"]
+        elif kind == _READY:  # what it saved before was for no switch: its unload was ordered, or it was idle
+            self._moved.pop((_SAVED, event["subject"]), None)
         elif kind in _OUTCOMES:
             row = self._switch(_OUTCOMES[kind], at, data)
             yield Row(Kind.SWITCHES, at, model, json.dumps(row), event["id"])

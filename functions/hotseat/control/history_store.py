@@ -54,6 +54,9 @@ class Kind(StrEnum):
     REQUESTS = "requests"
 
 
+MAX_ROW = 2**18  # characters of a row; a longer one is not stored
+
+
 class Row(NamedTuple):
     """One row. `data` is a JSON object. Of two rows of a kind with the same `key`, the second is not stored."""
 
@@ -366,10 +369,10 @@ def _reader(path: Path) -> sqlite3.Connection:
 
 
 def _rows(batch: Iterable[tuple[Callable[[Any], Iterable[Row]], Any]]) -> Iterator[Row]:
-    """Yield the rows of all items but those that cannot be encoded, which is a bug."""
+    """Yield the rows of all items but those that cannot be encoded, which is a bug, and those that would push out many others."""
     for encode, item in batch:
         try:
-            yield from list(encode(item))
+            yield from [row for row in encode(item) if len(row.data) <= MAX_ROW]
         except Exception:
             log.exception("a row of the history cannot be encoded")
 

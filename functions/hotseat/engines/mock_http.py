@@ -168,9 +168,18 @@ def response_events(whole: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def image(name: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the body for /v1/images: no image, but the name of the mock in its place."""
-    encoded = binascii.b2a_base64(name.encode(), newline=False).decode()
+    """Return the body for /v1/images: images of one grey pixel, with the name of the mock as a comment."""
+    encoded = binascii.b2a_base64(_png(name.encode()), newline=False).decode()
     return {"created": int(time.time()), "data": [{"b64_json": encoded}] * int(body.get("n") or 1)}
+
+
+def _png(comment: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head, pixel = struct.pack(">2I5B", 1, 1, 8, 2, 0, 0, 0), zlib.compress(b"\0\x80\x80\x80")
+    parts = ((b"IHDR", head), (b"tEXt", b"Comment\0" + comment), (b"IDAT", pixel), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 
 def moderation(name: str, body: dict[str, Any]) -> dict[str, Any]:

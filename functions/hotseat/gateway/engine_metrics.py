@@ -3,6 +3,7 @@
 import http.client
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,13 +68,14 @@ def _targets(registry: ModelRegistry) -> Iterator[Target]:
     routes = registry.routes()
     for handle in registry.handles:
         serving = [each for each in handle.gate.residency.residents if each.state in _SERVING]
+        engines = Counter(each.model for each in serving for _ in each.addresses)
         for resident in serving:
             route = routes.get(resident.model)
             path = None if route is None else metrics_path(route.model)
             if route is None or path is None:
                 continue
             labels = {"model": route.shown_name, "workspace": handle.name}
-            several = route.model.spec.scheduling.replicas > 1 or len(resident.addresses) > 1
+            several = route.model.spec.scheduling.replicas > 1 or engines[resident.model] > 1
             try:
                 headers = dict(line.split(": ", 1) for line in engine_headers(route.model).decode().splitlines())
             except SecretMissing as problem:
@@ -89,7 +91,7 @@ def _scrape(target: Target) -> tuple[int | None, list[Metric]]:
     try:
         text = _fetch(target)
         return (None, []) if text is None else (1, list(text_string_to_metric_families(text)))
-    except (ScrapeFailed, OSError, http.client.HTTPException, ValueError) as problem:
+    except (ScrapeFailed, OSError, http.client.HTTPException, ValueError, IndexError) as problem:
         log.info("metrics of %s at %s: %s", target.labels["model"], target.address, problem or type(problem).__name__)
         return 0, []
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT, _READ = 5.0, 15.0  # seconds
 PAGE = 500  # objects of a list that are asked for at a time
+LEAST_PAUSE = 0.25  # seconds, also if the API server says 0
 PATIENCE = 30.0  # seconds for which a call is repeated that the API server has no room for
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, GONE, NOT_FOUND = 409, 410, 404
@@ -256,7 +257,7 @@ class Kube:
 def _pause(response: urllib3.BaseHTTPResponse) -> float | None:
     """Return the seconds after which a call that was not served is repeated. None: it was served."""
     after = response.headers.get("Retry-After", "")
-    return float(after) * _spread() if response.status in _NOT_NOW and after.isdecimal() else None
+    return max(LEAST_PAUSE, float(after)) * _spread() if response.status in _NOT_NOW and after.isdecimal() else None
 
 
 def _spread() -> float:

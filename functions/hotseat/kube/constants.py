@@ -112,6 +112,7 @@ class ClusterSettings:
     progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
     fetch_environment: str = ""  # ConfigMap whose values are environment variables of fetch Jobs; need not exist
     placement: PodPlacement = field(default_factory=PodPlacement)
+    user: int | None = USER  # user and group of the containers; None: the cluster assigns them, as OpenShift does
     service_accounts: tuple[str, ...] = ()  # that a podTemplate may name, beside default
     scaler_address: str = SCALER_ADDRESS  # at which KEDA calls the switcher
     scaler_tls: bool = False  # whether KEDA calls it by TLS

@@ -22,7 +22,6 @@ from hotseat.kube.constants import (
     CACHE_VARIABLE,
     MODEL_VARIABLE,
     PORT,
-    USER,
     WEIGHTS,
     WEIGHTS_VARIABLE,
     ClusterSettings,
@@ -198,7 +197,7 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
             "successThreshold": 1,
             "failureThreshold": 30,
         },
-        "securityContext": security_context(read_only=program.own),
+        "securityContext": security_context(settings, read_only=program.own),
         "volumeMounts": mounts,
     }
     if program.command:
@@ -227,12 +226,20 @@ def concurrency_of(model: Model) -> int:
     return model.spec.concurrency if model.spec.concurrency <= _MAX_CONCURRENCY else 0
 
 
-def security_context(*, read_only: bool) -> Json:
+def pod_security(settings: ClusterSettings, *, change_policy: bool) -> Json:
+    """Return the fields of a pod with a claim: a new volume belongs to root. `change_policy`: change the group of its files once only."""
+    if settings.user is None:
+        return {}
+    policy = {"fsGroupChangePolicy": "OnRootMismatch"} if change_policy else {}
+    return {"securityContext": {"fsGroup": settings.user, **policy}}
+
+
+def security_context(settings: ClusterSettings, *, read_only: bool) -> Json:
     """Return the restrictions of our containers. A podTemplate may lift them for an image that needs root."""
+    user = {} if settings.user is None else {"runAsUser": settings.user, "runAsGroup": settings.user}
     return {
         "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
+        **user,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": read_only,
         "capabilities": {"drop": ["ALL"]},

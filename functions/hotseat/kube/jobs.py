@@ -15,9 +15,9 @@ from hotseat.api.types import Json
 from hotseat.core.messages import CacheState
 from hotseat.engines.base import is_remote
 from hotseat.kube import pods as podlib
-from hotseat.kube.constants import CACHE, CACHE_VARIABLE, FINGERPRINT, JOBS, TERMINATION_LOG, USER, ClusterSettings
+from hotseat.kube.constants import CACHE, CACHE_VARIABLE, FINGERPRINT, JOBS, TERMINATION_LOG, ClusterSettings
 from hotseat.kube.containers import CONTAINER as ENGINE
-from hotseat.kube.containers import needs_fetch, security_context
+from hotseat.kube.containers import needs_fetch, pod_security, security_context
 from hotseat.kube.objects import (
     cache_volume,
     fingerprint,
@@ -253,7 +253,7 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
             "image": image,
             "command": ["true"],
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-            "securityContext": security_context(read_only=True),
+            "securityContext": security_context(settings, read_only=True),
         }
         for number, image in enumerate(foreign_images(model, settings))
     ]
@@ -264,7 +264,7 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         # Volumes that support it get the group once; a later pod need not change all files again.
-        "securityContext": {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"},
+        **pod_security(settings, change_policy=True),
         "containers": containers,
         # The claims also if images are only pulled: the pod then runs where the engine can.
         "volumes": [cache_volume(model), {"name": "tmp", "emptyDir": {}}, *weights_volume(model)],
@@ -286,7 +286,7 @@ def _fetch_container(model: Model, settings: ClusterSettings) -> Json:
         "command": [*command, "--cache", CACHE, "--termination-log", TERMINATION_LOG],
         "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
-        "securityContext": security_context(read_only=True),
+        "securityContext": security_context(settings, read_only=True),
         "volumeMounts": [{"name": "cache", "mountPath": CACHE}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
     environment: list[Json] = []

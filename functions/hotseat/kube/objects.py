@@ -29,7 +29,6 @@ from hotseat.kube.constants import (
     SCALED_BY,
     SCALED_OBJECTS,
     SERVICES,
-    USER,
     WEIGHTS,
     WORKSPACE,
     ClusterSettings,
@@ -42,6 +41,7 @@ from hotseat.kube.containers import (
     concurrency_of,
     container_of,
     engine_of,
+    pod_security,
     program_of,
 )
 from hotseat.kube.placement import placement_fields, tolerate_gpu_taint
@@ -414,8 +414,7 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
         **placement_fields(settings),
     }
     if claim_name(model) is not None:
-        # A new volume belongs to root. Knative does not allow fsGroupChangePolicy.
-        spec["securityContext"] = {"fsGroup": USER}
+        spec |= pod_security(settings, change_policy=False)  # Knative does not allow fsGroupChangePolicy
     if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
     annotations = {"serving.knative.dev/progress-deadline": f"{_progress_deadline(model, settings)}s"}
@@ -440,7 +439,7 @@ def _pod_template(model: Model, settings: ClusterSettings, program: Program) -> 
         **placement_fields(settings),
     }
     if claim_name(model):
-        spec["securityContext"] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+        spec |= pod_security(settings, change_policy=True)
     if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
     template = merge({"metadata": {}, "spec": spec}, model.spec.pod_template or {})

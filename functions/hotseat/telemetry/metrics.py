@@ -330,7 +330,10 @@ class Metrics:
 
         They are in Prometheus's text format, or if the header `Accept` names it, in that of OpenMetrics, which has exemplars.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version of letters
+            encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
 

@@ -57,6 +57,7 @@ DEMAND_AGE: Final = 10.0  # seconds after which what a router has reported count
 SWITCHES: Final = 200  # newest switches that requests can be linked to
 CLOSE_TIME: Final = 2.0  # seconds that `close` waits for the exporter
 SERVER_ERROR: Final = 500
+MAX_STATE: Final = 512  # characters of a `tracestate` in events, as W3C's text asks: receivers limit their headers
 _OPERATIONS: Final = {
     "completion": "text_completion",
     "embedding": "embeddings",
@@ -112,6 +113,11 @@ class RequestTrace:
         self.place = place
         self._tracing.requests[id(self)] = self
 
+    def waits_for(self) -> Place | None:
+        """Return the Workspace and the Model for which the request waits, None while it does not. Any thread may call it."""
+        place = self.place  # read once: the request may end meanwhile
+        return None if place is None else place()
+
     def send(self) -> tuple[tuple[bytes, bytes], ...]:
         """Begin the exchange with the engine. Return the headers for it. A repeated exchange belongs to the same span."""
         if not self._exchange_id:
@@ -129,14 +135,14 @@ class RequestTrace:
         """Make the spans. `now` and `now_ns`: when the request ended, on both clocks."""
         end.error = end.error or self.error
         method, path, headers, scheme = self._head
-        name, host = f"{method} {path}", urlsplit(f"//{headers.get('host', '')}")
+        name, (host, port) = f"{method} {path}", _address(headers.get("host", ""))
         attributes = {
             "http.request.method": method,
             "http.route": path,
             "url.path": path,
             "url.scheme": scheme,
-            "server.address": host.hostname,
-            "server.port": _port(host.netloc),
+            "server.address": host,
+            "server.port": port,
             "user_agent.original": headers.get("user-agent"),
             "http.response.status_code": end.status,
             "hotseat.request.id": end.request_id,
@@ -224,6 +230,8 @@ class Tracing:
     def __init__(
         self, processor: SpanProcessor, service: str, sampler: "Sampler | None" = None, ratio: float | None = None
     ) -> None:
+        # It warns of each bad `tracestate`, with the client's text.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         self.ids = _Ids()
         self._bound = None if ratio is None else TraceIdRatioBased.get_bound_for_rate(ratio)
         resource = Resource.create({SERVICE_VERSION: hotseat.__version__})
@@ -290,9 +298,10 @@ class Tracing:
         while self._ended:
             try:
                 trace, end, now, now_ns = self._ended.popleft()
-                trace.complete(end(), now, now_ns)
             except IndexError:  # another thread took it
                 return
+            try:
+                trace.complete(end(), now, now_ns)
             except Exception:
                 log.exception("internal error (a bug in hotseat): the spans of a request could not be made")
 
@@ -302,9 +311,9 @@ class Tracing:
         """Return by model the `traceparent` of the first request that waits for it at this process."""
         found: dict[str, str] = {}
         for request in list(self.requests.values()):
-            place = request.place and request.place()
-            if place and place[0] == workspace:
-                found.setdefault(place[1], _headers(request.wait)["traceparent"])
+            place = request.waits_for()
+            if place is not None and place[0] == workspace and place[1] not in found:
+                found[place[1]] = _headers(request.wait)["traceparent"]
         return found
 
     def demand_reported(self, workspace: str, router: str, demand: Mapping[str, str]) -> None:
@@ -340,7 +349,7 @@ class Tracing:
     def _parent(self, workspace: str, model: str) -> SpanContext | None:
         """Return the span of the wait of the first sampled request that waits for a model, here or at a router."""
         for request in list(self.requests.values()):
-            if request.place is not None and request.place() == (workspace, model):
+            if request.waits_for() == (workspace, model):
                 return request.wait
         oldest = time.monotonic() - DEMAND_AGE
         with self.lock:
@@ -522,17 +531,23 @@ def _fail(span: Span, kind: str, message: str | None = None) -> None:
     span.set_status(Status(StatusCode.ERROR, message))
 
 
-def _port(authority: str) -> int | None:
-    number = authority.rpartition(":")[2]
-    return int(number) if number.isascii() and number.isdecimal() else None
+def _address(host: str) -> tuple[str | None, int | None]:
+    """Return the name and the port of a Host header. A client may send any text."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None, None
+    return name, port
 
 
 def _headers(context: SpanContext) -> dict[str, str]:
     """Return `traceparent` and, if there is one, `tracestate` of a span."""
     trace, id_, flags = format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags
     headers = {"traceparent": f"00-{trace}-{id_}-{flags:02x}"}
-    if context.trace_state:
-        headers["tracestate"] = context.trace_state.to_header()
+    state = context.trace_state.to_header() if context.trace_state else ""
+    if state and len(state) <= MAX_STATE:
+        headers["tracestate"] = state
     return headers
 
 

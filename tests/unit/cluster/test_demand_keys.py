@@ -67,6 +67,19 @@ def test_a_pod_that_begins_with_the_new_key_is_understood_once_the_secret_is_the
     assert switcher.keys.signed({}, new.sign({})), "it reads its file before it refuses"
 
 
+def test_a_switcher_that_begins_with_the_new_key_is_understood_after_one_refusal(pods: tuple[Pod, Pod]) -> None:
+    router, switcher = pods
+    for pod in pods:
+        pod.brings(NEW)
+    router.keys.read()
+    switcher.keys = DemandKeys(read_key(switcher.path), switcher.path, lambda: switcher.now)
+    assert not accepts(switcher, router), "it has never seen the old key"
+    router.keys.refused()
+    assert accepts(switcher, router)
+    router.keys.refused()
+    assert accepts(switcher, router)
+
+
 def test_two_changes_in_a_row(pods: tuple[Pod, Pod]) -> None:
     router, switcher = pods
     for now, key in ((0.0, NEW), (60.0, NEWEST)):

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -50,6 +51,19 @@ def test_after_a_refused_report_the_next_one_takes_another_connection(client: Sw
     refused, *accepted = [client.directly("w", "demand.reported", {}) for _ in range(3)]
     assert refused == f"{client.switcher}/demand: HTTP 404"
     assert accepted == ["", ""]
+
+
+@pytest.mark.parametrize(("status", "hastens"), [(202, False), (404, False), (403, True)])
+def test_a_router_whose_signature_is_refused_signs_with_the_key_that_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, hastens: bool
+) -> None:
+    (path := tmp_path / "key").write_bytes(b"the new key, long enough")
+    keys = DemandKeys(b"the old key, long enough", path)
+    keys.read()
+    client = SwitcherClient("", "http://switcher", keys)
+    monkeypatch.setattr(client, "_request", lambda *_: (status, b""))
+    client.directly("w", "demand.reported", {})
+    assert (keys.sign({}) == DemandKeys(b"the new key, long enough").sign({})) == hastens
 
 
 def test_after_a_refused_read_the_next_one_takes_another_connection(client: SwitcherClient) -> None:

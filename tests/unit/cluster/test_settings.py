@@ -147,6 +147,7 @@ def test_none_is_forgotten(read, tmp_path):
         HOTSEAT_SERVICE_ACCOUNTS="x",
         HOTSEAT_SCALER_ADDRESS="x",
         HOTSEAT_SCALER_AUTHENTICATION="x",
+        HOTSEAT_RUN_AS_USER="1",
         HOTSEAT_SCALER_TLS=str(certificates(tmp_path)),
     ).objects
     default = ClusterSettings("", "")
@@ -226,3 +227,22 @@ def test_a_router_needs_no_secret_with_keys_and_takes_one_that_comes_later(read,
     keys.write_text("one\n")
     source.reload()
     assert source.keys
+
+
+@pytest.mark.parametrize(("value", "user"), [(None, 65532), ("1000", 1000), ("", None)])
+def test_pods_of_models_have_the_user_that_is_set_or_none(read, monkeypatch, value, user):
+    """OpenShift refuses a user or a group that it has not assigned."""
+    settings = read(**({} if value is None else {"HOTSEAT_RUN_AS_USER": value}))
+    _, template, job = objects(settings, monkeypatch, image="engine:1")
+    for pod in (template["spec"], job):
+        assert pod.get("securityContext", {}).get("fsGroup") == user
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert (context.get("runAsUser"), context.get("runAsGroup")) == (user, user)
+            assert context["runAsNonRoot"]
+
+
+@pytest.mark.parametrize("value", ["0", "root", "-1"])
+def test_another_user_is_refused(read, value):
+    with pytest.raises(SystemExit, match=f"HOTSEAT_RUN_AS_USER is '{value}'; allowed: a number from 1, or nothing"):
+        read(HOTSEAT_RUN_AS_USER=value)

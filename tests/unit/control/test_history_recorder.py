@@ -68,6 +68,17 @@ def test_the_row_of_a_switch_is_put_together_from_its_events(tmp_path: Path) -> 
     assert second["started_at"] == f"{published[-1]['time'][:23]}Z"
 
 
+def test_what_a_model_saved_before_it_was_loaded_again_is_not_of_the_next_switch(tmp_path: Path) -> None:
+    _, _, (row,) = recorded(
+        tmp_path,
+        Emit("model.prompts_saved", "a", {"instance": "w/a@1", "seconds": 0.1, "tokens": 9, "bytes": 700}),
+        Emit("model.ready", "a", {"instance": "w/a@3", "seconds": 2.0}),
+        Emit("switch.started", "b", {**SWITCH, "waiting": 3}),
+        Emit("switch.completed", "b", {**SWITCH, "phases": PHASES}),
+    )
+    assert row["saved"] == 0
+
+
 def test_a_switch_whose_start_was_not_seen_is_stored_too(tmp_path: Path) -> None:
     _, _, (row,) = recorded(tmp_path, Emit("switch.cancelled", "b", {**SWITCH, "phases": PHASES, "message": "gone"}))
     assert (row["outcome"], row["waiting"], row["message"]) == ("cancelled", 0, "gone")

@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 from hotseat.control import history_store
-from hotseat.control.history_store import HistorySettings, HistoryStore, HistoryUnreadable, Kind, Row, is_foreign
+from hotseat.control.history_store import (
+    MAX_ROW,
+    HistorySettings,
+    HistoryStore,
+    HistoryUnreadable,
+    Kind,
+    Row,
+    is_foreign,
+)
 
 NOW = time.time()
 DAY = 86_400.0
@@ -119,6 +127,11 @@ def test_the_file_stays_within_its_size_and_many_requests_do_not_push_out_switch
     assert kept == [*range(kept[0], 20_000)], "the oldest are deleted"
     assert 2000 < len(kept) < 10_000
     assert numbers(store, Kind.SWITCHES) == [*range(20)]
+
+
+def test_a_huge_row_pushes_out_no_others(path: Path) -> None:
+    store = write(path, row(1), row(2, size=MAX_ROW), row(3))
+    assert numbers(store) == [1, 3]
 
 
 def test_a_smaller_bound_makes_the_file_smaller(path: Path) -> None:

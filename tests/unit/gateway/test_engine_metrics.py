@@ -144,6 +144,7 @@ def endless(peer: Peer) -> None:
     [
         plain(b"x 1\n", b"500 Internal Server Error"),
         plain(b"<html>no metrics</html>"),
+        plain(b'x{a="b", ="c"} 1\n'),
         plain(b'x{a="\xff"} 1\n'),
         plain(b"x 1\n" * 1000),  # more than it may be
         lambda peer: peer.reset(),
@@ -202,3 +203,17 @@ def test_pods_of_one_model_are_told_apart(router: Router, engines: Callable[[Scr
     serve(router, ("a", pods[0].address, {}), moreAddresses=[pods[1].address])
     found = samples(get(router))
     assert [found["x", *of("a", f"instance={pod.address.removeprefix('http://')}")] for pod in pods] == [1, 2]
+
+
+def test_an_instance_that_drains_beside_another_of_its_model_is_told_apart(
+    router: Router, engines: Callable[[Script], Engine]
+) -> None:
+    """As after `replicas` went from 2 to 1."""
+    addresses = [engines(plain(b"x 1\n")).address, engines(plain(b"x 2\n")).address]
+    residents = [
+        {"model": "a", "instance": f"w/a@{epoch}", "state": state, "epoch": epoch, "address": address}
+        for epoch, state, address in ((1, "ready", addresses[0]), (2, "draining", addresses[1]))
+    ]
+    router.world.tell("w", model("a"), residents=residents)
+    found = samples(get(router))
+    assert [found["x", *of("a", f"instance={each.removeprefix('http://')}")] for each in addresses] == [1, 2]

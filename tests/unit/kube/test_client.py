@@ -125,6 +125,17 @@ def test_a_call_that_there_is_no_room_for_is_repeated_when_the_api_server_says(a
     assert len(api.queries) == 3
 
 
+def test_it_is_not_repeated_at_once_even_if_the_api_server_says_so(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", pauses.append)
+    monkeypatch.setattr(client, "_spread", lambda: 1.0)
+    api.answers((429, {"Retry-After": "0"}, {}), (200, {}, item("a")))
+    assert api.kube.get(f"{PATH}/a") == item("a")
+    assert pauses == [client.LEAST_PAUSE]
+
+
 def test_one_that_says_no_time_is_not_repeated(api: ApiServer) -> None:
     api.answers((503, {}, {"message": "not now"}), (200, {}, {}))
     with pytest.raises(KubeError, match="not now"):

@@ -124,7 +124,10 @@ def test_each_metric_has_the_labels_that_are_declared(accept: str) -> None:
     assert seen == declared.keys()
 
 
-@pytest.mark.parametrize("accept", ["", "text/plain;version=0.0.4", "*/*"])
+@pytest.mark.parametrize(
+    "accept",
+    ["", "text/plain;version=0.0.4", "*/*", "text/plain;version=x", "application/openmetrics-text;version=1.x"],
+)
 def test_prometheus_text_has_no_exemplars(accept: str) -> None:
     body, content_type = full().expose(accept)
     assert (TRACE.encode() in body, content_type) == (False, "text/plain; version=0.0.4; charset=utf-8")

@@ -114,6 +114,13 @@ def test_a_request_continues_the_trace_of_its_client(exported: Exported) -> None
     assert server.resource.attributes["service.name"] == "hotseat"
 
 
+def test_a_long_tracestate_is_not_in_events(exported: Exported) -> None:
+    state = ",".join(f"vendor{number}={'x' * 40}" for number in range(20))
+    exported.chat(traceparent=SAMPLED, tracestate=state).submit(lambda: ("default", "qwen"))
+    told = exported.tracing.event("default", "switch.requested", {"model": "qwen"})
+    assert told.keys() == {"traceparent"}
+
+
 def test_a_switch_is_below_the_wait_that_asked_for_it_and_others_link_to_it(exported: Exported) -> None:
     first, second = exported.chat(), exported.chat()
     for each in (first, second):
@@ -190,6 +197,20 @@ def test_demand_of_a_router_asks_for_a_switch_of_the_switcher(exported: Exported
     switcher.tracing.close()
 
 
+def test_demand_names_the_first_request_of_each_model_and_looks_at_no_other_wait(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [exported.chat() for _ in range(6)]
+    for number, request in enumerate(requests):
+        request.submit(partial(tuple, ("default", "ab"[number % 2])))
+    read = list[int]()
+    wait = RequestTrace.wait
+    monkeypatch.setattr(RequestTrace, "wait", property(lambda each: read.append(each.trace) or wait.fget(each)))
+    demand = exported.tracing.demand("default")
+    assert [demand[model].split("-")[1] for model in "ab"] == [each.trace_id for each in requests[:2]]
+    assert read == [each.trace for each in requests[:2]]
+
+
 def test_a_failed_request_has_an_error_and_one_of_the_client_has_none(exported: Exported) -> None:
     exported.chat().end(partial(RequestEnd, 503, model="b", error="queue_full", held=True))
     refused = exported.tracing.begin("POST", "/v1/embeddings", {})
@@ -237,8 +258,24 @@ def test_the_ratio_is_that_of_the_environment(
         tracing.close()
 
 
+@pytest.mark.parametrize("host", ["[", "[x]", "a:99999999999999999999", "a:" + "9" * 5000])
+def test_a_host_that_is_none_costs_its_attributes_alone(
+    exported: Exported, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported.chat(host=host).end(partial(RequestEnd, 400))
+    attributes = exported.spans()["POST /v1/chat/completions"].attributes
+    assert not {"server.address", "server.port"} & set(attributes)
+    assert not caplog.records
+
+
 def test_an_invalid_traceparent_is_ignored(exported: Exported) -> None:
     assert exported.chat(traceparent="nonsense").trace_id != exported.chat(traceparent=f"{SAMPLED}, {SAMPLED}").trace_id
+
+
+def test_what_a_client_sends_as_its_trace_is_not_logged(exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
+    for state in ("a text of the client", ",".join(f"a{number}=1" for number in range(40))):
+        exported.chat(traceparent=SAMPLED, tracestate=state)
+    assert not caplog.records
 
 
 def test_close_exports_what_has_ended_and_waits_for_no_hanging_exporter() -> None:

@@ -130,6 +130,8 @@ class SwitcherClient:
             return f"{url}: {error}"
         if status < 300:  # noqa: PLR2004
             return ""
+        if status == 403:  # noqa: PLR2004
+            self._key.refused()
         return f"{url}: HTTP {status} {answer[:_SHOWN].decode(errors='replace')}".strip()
 
     def _request(self, url: str, data: Json, headers: dict[str, str], timeout: urllib3.Timeout) -> tuple[int, bytes]:

@@ -9,7 +9,7 @@ it, so it is rather too early than too late.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from hotseat.api.units import format_bytes
@@ -28,6 +28,7 @@ from hotseat.core.scheduler.instance import DRAINING_STATES
 from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.core.transfer_rate import seconds_left
 
+FAR = 365 * 86_400.0  # seconds: an expected time beyond tells nothing, and may be beyond what a date can say
 NAMED = 3  # models that a message names
 BEHIND = 16  # models that `Wait.behind` names
 _COMING = (InstanceState.LOADING, InstanceState.RESTORING, InstanceState.WAKING)
@@ -59,7 +60,12 @@ class WaitReport:
         queued = [name for name, (waiting, _, _) in self.queue.items() if waiting]
         names = dict.fromkeys([*queued, *(m.name for m in self.view.models if m.waiting), *requested])
         explain = _Explanation(self, shown).of
-        return {name: explain(name, spec) for name in names if (spec := self.specs.get(name)) is not None}
+        found = {name: explain(name, spec) for name in names if (spec := self.specs.get(name)) is not None}
+        return {name: self._datable(wait) for name, wait in found.items()}
+
+    def _datable(self, wait: Wait) -> Wait:
+        far = wait.expected is not None and wait.expected > self.view.now + FAR
+        return replace(wait, expected=None) if far else wait
 
 
 class _Explanation:

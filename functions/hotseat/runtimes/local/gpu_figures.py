@@ -55,8 +55,11 @@ class GpuMonitor:
             now = self._clock()
             if now - self._at > MAX_AGE:
                 if self._began is None:
-                    self._began = now
-                    threading.Thread(target=self._run, name="gpu-figures", daemon=True).start()
+                    try:
+                        threading.Thread(target=self._run, name="gpu-figures", daemon=True).start()
+                    except RuntimeError:  # no thread can be started: the next one who asks tries again
+                        return self._known
+                    self._began = now  # the thread waits for this lock before it ends
                 # Whoever comes later during a read that hangs does not wait at all.
                 if not self._changed.wait_for(lambda: self._began is None, self._began + self._timeout - now):
                     return self._known

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hotseat.control.codec import waits_to_json
 from hotseat.core.messages import CacheObserved, InstanceParked, InstanceReady, Wait, WaitReason
 from hotseat.core.policy.api import Capacity, Claim, Decision, View
 from hotseat.core.policy.strict import Fifo, Priority
@@ -298,6 +299,15 @@ def test_its_weights_are_fetched() -> None:
     assert waits(story)["b"] == Wait(
         WaitReason.FETCHING, "the weights of b are being fetched: 2Gi of 8Gi", pytest.approx(40.0 + 12, abs=5)
     )
+
+
+def test_a_fetch_that_hardly_goes_on_has_no_expected_time() -> None:
+    story = measured(Story())
+    for moment in (0.0, 10.0):
+        story.machine.step(CacheObserved(moment, "b", FETCHING, done=int(moment), total=2**40))
+    story.demand(10.0, {"b": 1})
+    (wait,) = waits_to_json(waits(story))
+    assert (wait["reason"], "expectedAt" in wait) == ("Fetching", False)
 
 
 def test_its_weights_are_checked_before_anything_is_evicted_for_it() -> None:

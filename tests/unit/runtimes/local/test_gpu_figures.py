@@ -106,6 +106,18 @@ def test_a_driver_that_hangs_is_waited_for_once(driver: Driver) -> None:
     assert monitor.figures() == (FOUND,)
 
 
+def test_a_thread_that_cannot_be_started_is_tried_again(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = GpuMonitor(driver.read, ["GPU-a"])
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert monitor.figures() == (GpuFigures("0", "GPU-a"),)
+    assert monitor.figures() == (FOUND,)
+
+
 @pytest.mark.parametrize("problem", [OSError("lost"), ValueError("a bug")])
 def test_a_driver_that_fails_tells_nothing(driver: Driver, problem: Exception) -> None:
     driver.problem = problem
