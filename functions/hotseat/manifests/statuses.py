@@ -28,6 +28,8 @@ class Phase(StrEnum):
     PARKING = "Parking"
     PARKED = "Parked"
     WAKING = "Waking"
+    SAVING = "Saving"
+    RESTORING = "Restoring"
 
 
 class Condition(Document):

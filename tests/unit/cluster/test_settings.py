@@ -246,3 +246,11 @@ def test_pods_of_models_have_the_user_that_is_set_or_none(read, monkeypatch, val
 def test_another_user_is_refused(read, value):
     with pytest.raises(SystemExit, match=f"HOTSEAT_RUN_AS_USER is '{value}'; allowed: a number from 1, or nothing"):
         read(HOTSEAT_RUN_AS_USER=value)
+
+
+def test_a_history_does_not_take_the_place_of_another_file(read, tmp_path):
+    other = tmp_path / "models.yaml"
+    other.write_text("kind: Model")
+    with pytest.raises(SystemExit, match=f"HOTSEAT_HISTORY: {other} is no history of hotseat; allowed: "):
+        read(HOTSEAT_HISTORY=str(other))
+    assert other.read_text() == "kind: Model"

@@ -10,7 +10,14 @@ import pytest
 
 from hotseat.api.model import DOCUMENTS, Model, ModelSpec
 from hotseat.api.types import Document
-from hotseat.cluster.switcher.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
+from hotseat.cluster.switcher.status_objects import (
+    PHASES,
+    model_rows,
+    model_status,
+    queue_rows,
+    resident_names,
+    switch_rows,
+)
 from hotseat.control.codec import residency_to_status, stats_to_json, switch_to_json
 from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Refusal, Residency, Resident
 from hotseat.core.scheduler.history import STEPS, Estimate, Eviction, Switch
@@ -19,7 +26,7 @@ from hotseat.core.scheduler.stats import ModelStats
 from hotseat.manifests import ManifestErrors, load
 from hotseat.manifests.crd import QUANTITY, RULES, definition
 from hotseat.manifests.schema import walk
-from hotseat.manifests.statuses import Learned, ModelStatusSchema, Switched, WorkspaceStatus
+from hotseat.manifests.statuses import Learned, ModelStatusSchema, Phase, Switched, WorkspaceStatus
 from tests.bad_documents import BAD, GOOD, model, workspace
 
 ROOT = Path(__file__).parents[3]
@@ -146,3 +153,9 @@ def test_nothing_that_is_written_of_a_switch_or_a_model_is_pruned() -> None:
 
     assert switch_to_json(switch).keys() - fields(Switched) == set()
     assert learned.keys() - fields(Learned) == set()
+
+
+def test_the_crd_has_each_phase_that_is_written() -> None:
+    """Another value makes the API server refuse the whole status."""
+    assert set(PHASES.values()) <= set(Phase)
+    assert {state.value for state in InstanceState} <= PHASES.keys()
