@@ -31,6 +31,12 @@ def ask(home: Hotseat, name: str) -> str:
         return str(json.load(answer)["model"])
 
 
+def listed(home: Hotseat) -> set[str]:
+    url = f"http://{home.component('router')['status']['podIP']}:8080/v1/models"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return {each["id"] for each in json.load(answer)["data"]}
+
+
 @pytest.fixture
 def sink(home: Hotseat) -> Iterator[Sink]:
     sink = Sink(home)
@@ -41,7 +47,7 @@ def sink(home: Hotseat) -> Iterator[Sink]:
 def test_models_take_turns_without_knative_and_a_broker_and_a_sink_gets_the_events(home: Hotseat, sink: Sink) -> None:
     deploy_without_knative(home, K_SINK=sink.url)
     home.apply(model("a"), model("b"))
-    wait_until(lambda: home.status("model", "b").get("phase"), 60, "the Models")
+    wait_until(lambda: listed(home) == {"a", "b"}, 60, "the Models, at the router")
     assert [ask(home, name) for name in ("a", "b", "a")] == ["a", "b", "a"]
     assert home.status("workspace", "default")["runtime"] == "Deployment"
     assert home.condition("workspace", "default", "EventsDelivered")["reason"] == "NoBroker"
