@@ -1,4 +1,4 @@
-"""Part `traces`: what traces cost the relay: CPU and requests a second of hotseats that differ in nothing else.
+"""Part `traces`: what traces, and the history, cost the relay: CPU and requests a second of hotseats that differ in nothing else.
 
 They take turns, run after run, so that what else the machine does meets them alike. CPU is that of the whole worker, with the thread
 that exports.
@@ -35,7 +35,7 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
 
 
 def measure_traces(folder: Path, cores: Cores, rounds: int, seconds: int) -> list[Row]:
-    """Measure relays without traces, and with traces of 1% of the requests, and of all."""
+    """Measure relays without traces and a history, without traces, and with traces of 1% of the requests, and of all."""
     with contextlib.ExitStack() as stack:
         server = http.server.ThreadingHTTPServer((HOST, 0), _Receiver)
         receiver = multiprocessing.get_context("fork").Process(target=_receive, args=(server, cores.load), daemon=True)
@@ -43,13 +43,14 @@ def measure_traces(folder: Path, cores: Cores, rounds: int, seconds: int) -> lis
         stack.callback(receiver.terminate)
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{server.server_port}"}
         sampled = {**endpoint, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
-        kinds = {"off": {}, "1%": sampled, "all": endpoint}
+        kinds = {"no history": {}, "off": {}, "1%": sampled, "all": endpoint}
         servers = {}
         for kind, env in kinds.items():
-            own = folder / kind.strip("%")
+            own = folder / kind.strip("%").replace(" ", "-")
             own.mkdir()
             document = model("m", core=cores.load)
-            servers[kind] = stack.enter_context(hotseat(own, [document], cores.proxy, env=env))
+            options = ("--history", "off") if kind == "no history" else ()
+            servers[kind] = stack.enter_context(hotseat(own, [document], cores.proxy, *options, env=env))
             with Client(servers[kind].port) as first:
                 first.ask("m")
             run_wrk(servers[kind], cores, CONNECTIONS, 1)
@@ -63,11 +64,10 @@ def measure_traces(folder: Path, cores: Cores, rounds: int, seconds: int) -> lis
                 rates[kind].append(figures["requests"] / figures["duration"] * 1e6)
     rows = [Row("traces", f"CPU per request, {kind}", median(cpu[kind]), "µs") for kind in kinds]
     rows += [Row("traces", f"requests/s at {CONNECTIONS}, {kind}", median(rates[kind]), "/s") for kind in kinds]
-    for kind in ("1%", "all"):
-        ratio = median(mine / base for mine, base in zip(cpu[kind], cpu["off"], strict=True))
-        rows.append(
-            Row("traces", f"CPU per request, {kind} ÷ off", ratio, "times", at_most=MOST if kind == "1%" else None)
-        )
+    for kind, than in (("off", "no history"), ("1%", "off"), ("all", "off")):
+        ratio = median(mine / base for mine, base in zip(cpu[kind], cpu[than], strict=True))
+        most = None if kind == "all" else MOST
+        rows.append(Row("traces", f"CPU per request, {kind} ÷ {than}", ratio, "times", at_most=most))
     return rows
 
 
