@@ -499,6 +499,31 @@ def test_a_key_sees_the_models_of_both_workspaces_that_it_may_use(up: Up, open_p
     shows(page, "client")  # the refusal names the key
 
 
+FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+# Of the lines between the lanes of the time line, most of what is left of it: 0 is black, 255 white.
+BRIGHTNESS = """() => {
+    const canvas = document.querySelector("canvas"), all = canvas.getContext("2d").getImageData(0, 30, 90, canvas.height - 30).data;
+    const opaque = [];
+    for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 200) opaque.push(all[at]);
+    return opaque.sort((a, b) => a - b)[opaque.length >> 1];
+}"""
+
+
+def test_the_time_line_is_drawn_anew_when_the_colours_change(hotseat: Hotseat, open_page: Open) -> None:
+    """Not only at its next turn, which is up to a second away."""
+    page = open_page(hotseat, color_scheme="light", expects=("willReadFrequently",))
+    page.get_by_role("button", name="24 h", exact=True).click()
+    page.evaluate(FRAMES)
+    assert page.evaluate(BRIGHTNESS) > 128
+    page.emulate_media(color_scheme="dark")
+    page.evaluate(FRAMES)
+    assert page.evaluate(BRIGHTNESS) < 128
+    page.get_by_role("button", name="Colours: auto").click()
+    page.evaluate(FRAMES)
+    assert page.evaluate(BRIGHTNESS) > 128, "light"
+
+
 def _keep_picture(page: Page, name: str) -> None:
     if folder := os.environ.get("HOTSEAT_TEST_SCREENSHOTS"):
+        page.evaluate(FRAMES)
         page.screenshot(path=f"{folder}/{name}.png")

@@ -43,7 +43,13 @@ export function TimeLine({ model }: { model?: string }) {
     box.current!.addEventListener("scroll", now, { passive: true });
     const look = new ResizeObserver(now);
     look.observe(element);
-    return () => { cancelAnimationFrame(frame); window.clearTimeout(timer); look.disconnect(); box.current?.removeEventListener("scroll", now); };
+    const dark = matchMedia("(prefers-color-scheme: dark)"), theme = new MutationObserver(now);
+    dark.addEventListener("change", now); // what is drawn has the colours of before
+    theme.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    return () => {
+      cancelAnimationFrame(frame); window.clearTimeout(timer); look.disconnect(); theme.disconnect(); dark.removeEventListener("change", now);
+      box.current?.removeEventListener("scroll", now);
+    };
   }, [picture, busy, range.value, lanes.length, model, span]);
 
   const choose = (found: Lane, each: Span | undefined, byKey: boolean) => {
