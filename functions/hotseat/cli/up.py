@@ -21,7 +21,7 @@ from hotseat.cli.client import Client
 from hotseat.cli.dry_run import dry_run_options, end_if_dry_run
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
-from hotseat.control.history_store import DAYS, LEAST_SIZE, NAME, SIZE, HistorySettings, is_foreign
+from hotseat.control.history_store import DAYS, LEAST_SIZE, NAME, SIZE, HistorySettings, history_at
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.key_file import KeyFileError, KeySource
@@ -315,13 +315,9 @@ def _history(path: str | None, state_dir: Path, days: int, size: int) -> History
     if not path:
         return HistorySettings(state_dir / NAME, days, size)
     try:
-        if is_foreign(Path(path)):
-            raise click.UsageError(
-                f"--history: {path} is no history of hotseat; allowed: a file that does not exist yet, a history, or off"
-            )
-    except OSError as error:
-        raise click.UsageError(f"--history: {path} cannot be read: {error.strerror or error}") from None
-    return HistorySettings(Path(path).absolute(), days, size)
+        return history_at(Path(path), days, size)
+    except ValueError as error:
+        raise click.UsageError(f"--history: {error}") from None
 
 
 def _host_port(address: tuple[str, int | None]) -> str:

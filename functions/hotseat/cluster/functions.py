@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from hotseat.api.units import Unreadable, format_bytes, parse_bytes, parse_duration
 from hotseat.cluster.demand_keys import DemandKeys, read_key
-from hotseat.control.history_store import DAYS, LEAST_SIZE, SIZE, HistorySettings, is_foreign
+from hotseat.control.history_store import DAYS, LEAST_SIZE, SIZE, HistorySettings, history_at
 from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
@@ -188,16 +188,10 @@ def _history(path: str) -> HistorySettings | None:
     )
     if path in ("", "off"):
         return None
-    file = Path(path).absolute()
     try:
-        foreign = is_foreign(file)
-    except OSError as error:
-        sys.exit(f"HOTSEAT_HISTORY: {file} cannot be read: {error.strerror or error}")
-    if foreign:
-        sys.exit(
-            f"HOTSEAT_HISTORY: {file} is no history of hotseat; allowed: a file that does not exist yet, or a history"
-        )
-    return HistorySettings(file, days, size)
+        return history_at(Path(path), days, size)
+    except ValueError as error:
+        sys.exit(f"HOTSEAT_HISTORY: {error}")
 
 
 def _days(text: str) -> int:

@@ -306,6 +306,17 @@ def is_history(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
+def history_at(path: Path, days: int, size: int) -> HistorySettings:
+    """Return settings with a path that a user has named. Raise ValueError if something else is there, which would be renamed."""
+    try:
+        foreign = is_foreign(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    if foreign:
+        raise ValueError(f"{path} is no history of hotseat; allowed: a file that does not exist yet, a history, or off")
+    return HistorySettings(path.absolute(), days, size)
+
+
 def is_foreign(path: Path) -> bool:
     """Whether something is there that is no history of any version, corrupt or not. Raise OSError if it cannot be read."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
