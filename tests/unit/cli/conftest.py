@@ -1,11 +1,25 @@
-"""An API server and a doctor that looks at it."""
+"""A hotseat and commands for it; an API server and a doctor that looks at it."""
+
+from collections.abc import Callable, Iterator
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from hotseat.cli.main import main
 from tests.unit.cli.fake_cluster import good_cluster, kubeconfig
 from tests.unit.cli.fake_hotseat import FakeHotseat
+
+
+@pytest.fixture
+def fake() -> FakeHotseat:
+    return FakeHotseat()
+
+
+@pytest.fixture
+def hotseat(fake: FakeHotseat) -> Iterator[Callable[..., Result]]:
+    """Run a command on the hotseat of the test."""
+    with fake.serving() as url:
+        yield lambda *args: CliRunner().invoke(main, ["--url", url, *args])
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,6 @@ SWITCH = {
 EVENT = {
     "type": "dev.hotseat.model.ready.v1", "subject": "gemma", "time": ARRIVED, "data": {"instance": "w/g@1", "seconds": 2.0},
 }  # fmt: skip
-
-
-@pytest.fixture
-def fake() -> FakeHotseat:
-    return FakeHotseat()
-
-
-@pytest.fixture
-def hotseat(fake: FakeHotseat) -> Iterator[Callable[..., Result]]:
-    with fake.serving() as url:
-        yield lambda *args: CliRunner().invoke(main, ["--url", url, *args])
 
 
 def test_switches_of_the_history_are_listed(fake: FakeHotseat, hotseat: Callable[..., Result]) -> None:

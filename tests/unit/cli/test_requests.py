@@ -1,14 +1,13 @@
 """`hotseat requests`: what it asks, and what it prints."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from hotseat.cli.main import main
 from tests.unit.cli.fake_hotseat import FakeHotseat, error
 
 ROW = {
@@ -16,17 +15,6 @@ ROW = {
     "status": 200, "seconds": 4.25, "waited": 2.5, "switch_seconds": 2.25, "ttft": 2.75, "prompt_tokens": 1200,
     "cached_tokens": 1000, "completion_tokens": 80, "tokens_per_second": 53.333, "captured": False,
 }  # fmt: skip
-
-
-@pytest.fixture
-def fake() -> FakeHotseat:
-    return FakeHotseat()
-
-
-@pytest.fixture
-def hotseat(fake: FakeHotseat) -> Iterator[Callable[..., Result]]:
-    with fake.serving() as url:
-        yield lambda *args: CliRunner().invoke(main, ["--url", url, *args])
 
 
 def test_requests_are_listed(fake: FakeHotseat, hotseat: Callable[..., Result]) -> None:

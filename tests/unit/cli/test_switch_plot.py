@@ -2,15 +2,14 @@
 
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from hotseat.cli.main import main
 from hotseat.cli.switch_plot import spans
 from tests.unit.cli.fake_hotseat import FakeHotseat, sse
 
@@ -135,12 +134,6 @@ def fake() -> FakeHotseat:
     fake.answers["GET /api/switches"] = {"switches": switches}
     fake.answers["GET /api/events"] = lambda _: sse(event(50, "model.released", "b", seconds=1.0))
     return fake
-
-
-@pytest.fixture
-def hotseat(fake: FakeHotseat) -> Iterator[Callable[..., Result]]:
-    with fake.serving() as url:
-        yield lambda *args: CliRunner().invoke(main, ["--url", url, *args])
 
 
 def test_a_png_of_sensible_size_is_drawn(fake: FakeHotseat, hotseat: Callable[..., Result], tmp_path: Path) -> None:
