@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from .harness import Guard, Hotseat, deploy, destroy, open_workspace
+from .harness import Guard, Hotseat, apply_crds, deploy, destroy, open_workspace
 
 # Files that run one after the other, because one of them takes KEDA's operator away for a while.
 WITH_KEDA = {
@@ -112,3 +112,14 @@ def guard(hotseat: Hotseat) -> Iterator[Guard]:
     with Guard(hotseat) as guard:
         yield guard
     assert guard.found == []
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest) -> Iterator[Hotseat]:
+    """A namespace of the test's own with the CRDs and nothing else."""
+    before = request.session.testsfailed
+    home = Hotseat(f"hotseat-test-{uuid.uuid4().hex[:6]}")
+    apply_crds()
+    home.kubectl("create", "namespace", home.namespace)
+    yield home
+    destroy(home, failed=request.session.testsfailed > before)

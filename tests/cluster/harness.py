@@ -14,8 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -403,18 +405,23 @@ def deploy_without_knative(home: Hotseat, **settings: str) -> None:
         home.kubectl("wait", f"deploy/{name}", "--for=condition=Available", "--timeout=80s")
 
 
-class Sink:
-    """A server on this machine that pods reach. It keeps type and source of the CloudEvents that it gets."""
+def listed(home: Hotseat) -> set[str]:
+    """Return the Models that the router knows, asked at the address of its pod."""
+    url = f"http://{home.component('router')['status']['podIP']}:8080/v1/models"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return {each["id"] for each in json.load(answer)["data"]}
+
+
+class PodServer:
+    """A server on this machine that pods reach. Each POST is given to `take`, with its headers and its body."""
 
     def __init__(self, home: Hotseat) -> None:
-        self.events: list[tuple[str, str]] = []
-        sink = self
+        take = self.take
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                sink.events.append((self.headers["ce-type"], self.headers["ce-source"]))
-                self.send_response(202)
+                take(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -425,9 +432,24 @@ class Sink:
         self.url = f"http://{home.node_address()}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def take(self, headers: Message, body: bytes) -> None:
+        """Keep what is worth it."""
+        raise NotImplementedError
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class Sink(PodServer):
+    """Keeps type and source of the CloudEvents that it gets."""
+
+    def __init__(self, home: Hotseat) -> None:
+        self.events: list[tuple[str, str]] = []
+        super().__init__(home)
+
+    def take(self, headers: Message, body: bytes) -> None:
+        self.events.append((headers["ce-type"], headers["ce-source"]))
 
 
 def destroy(home: Hotseat, *, failed: bool) -> None:

@@ -2,24 +2,13 @@
 
 import json
 import urllib.request
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from .harness import Hotseat, Sink, apply_crds, deploy_without_knative, destroy, model, wait_until
+from .harness import Hotseat, Sink, deploy_without_knative, listed, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def home(request: pytest.FixtureRequest) -> Iterator[Hotseat]:
-    before = request.session.testsfailed
-    home = Hotseat(f"hotseat-test-{uuid.uuid4().hex[:6]}")
-    apply_crds()
-    home.kubectl("create", "namespace", home.namespace)
-    yield home
-    destroy(home, failed=request.session.testsfailed > before)
 
 
 def ask(home: Hotseat, name: str) -> str:
@@ -29,12 +18,6 @@ def ask(home: Hotseat, name: str) -> str:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return str(json.load(answer)["model"])
-
-
-def listed(home: Hotseat) -> set[str]:
-    url = f"http://{home.component('router')['status']['podIP']}:8080/v1/models"
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        return {each["id"] for each in json.load(answer)["data"]}
 
 
 @pytest.fixture

@@ -1,65 +1,36 @@
 """One trace from a client over the router, its demand as a CloudEvent, the switcher and the engine, as a receiver outside gets it."""
 
-import http.server
 import json
-import threading
 import urllib.request
-import uuid
 from collections.abc import Iterator
-from typing import Any
+from email.message import Message
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from .harness import Hotseat, apply_crds, deploy_without_knative, destroy, model, wait_until
+from .harness import Hotseat, PodServer, deploy_without_knative, listed, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-class Receiver:
+class Receiver(PodServer):
     """Takes spans over HTTP, by the name of their service."""
 
     def __init__(self, home: Hotseat) -> None:
         self.spans: list[tuple[str, Span]] = []
-        receiver = self
+        super().__init__(home)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-                for of in request.resource_spans:
-                    service = next(a.value.string_value for a in of.resource.attributes if a.key == "service.name")
-                    receiver.spans += [(service, span) for scope in of.scope_spans for span in scope.spans]
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
-        self.url = f"http://{home.node_address()}:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def take(self, headers: Message, body: bytes) -> None:
+        for of in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = next(a.value.string_value for a in of.resource.attributes if a.key == "service.name")
+            self.spans += [(service, span) for scope in of.scope_spans for span in scope.spans]
 
     def of_trace(self) -> dict[str, tuple[str, Span]]:
         """The spans of the client's trace, by name, with their service."""
         return {span.name: (service, span) for service, span in list(self.spans) if span.trace_id.hex() == TRACE}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def home(request: pytest.FixtureRequest) -> Iterator[Hotseat]:
-    before = request.session.testsfailed
-    home = Hotseat(f"hotseat-test-{uuid.uuid4().hex[:6]}")
-    apply_crds()
-    home.kubectl("create", "namespace", home.namespace)
-    yield home
-    destroy(home, failed=request.session.testsfailed > before)
 
 
 @pytest.fixture
@@ -72,7 +43,7 @@ def receiver(home: Hotseat) -> Iterator[Receiver]:
 def test_a_switch_is_in_the_trace_of_the_request_that_asked_for_it(home: Hotseat, receiver: Receiver) -> None:
     deploy_without_knative(home, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="200")
     home.apply(model("a"))
-    wait_until(lambda: home.status("model", "a").get("phase"), 60, "the Model")
+    wait_until(lambda: listed(home) == {"a"}, 60, "the Model, at the router")
     body = json.dumps({"model": "a", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}).encode()
     url = f"http://{home.component('router')['status']['podIP']}:8080/v1/chat/completions"
     headers = {"Content-Type": "application/json", "traceparent": f"00-{TRACE}-{PARENT}-01"}
